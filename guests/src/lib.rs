@@ -1,0 +1,2 @@
+//! Guests.
+#![no_std]
