@@ -1,9 +1,20 @@
 //! The arch-neutral core of Bunshin: the exit loop, the bus, the life cycle of
 //! virtual machines and the bundle.
-#![no_std]
+#![cfg_attr(not(test), no_std)]
 #![forbid(unsafe_code)]
 
 extern crate alloc;
 
+pub mod address;
+pub mod backend;
 pub mod bus;
 pub mod config;
+pub mod device;
+pub mod cpu;
+pub mod exit;
+pub mod hypervisor;
+pub mod memory;
+pub mod scheduler;
+pub mod statistics;
+pub mod vcpu;
+pub mod vm;

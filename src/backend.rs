@@ -1,0 +1,115 @@
+//! What the core asks of an architecture. A backend implements these traits;
+//! the core knows nothing else of it.
+
+use alloc::sync::Arc;
+use core::fmt;
+
+use crate::address::{CpuId, GuestAddress, Instant};
+use crate::exit::{Completion, Exit, PowerAnswer, RawExit};
+use crate::vcpu::VcpuHandle;
+
+/// One architecture.
+pub trait Backend: Sized + Send + Sync + 'static {
+    /// A virtual CPU's registers and how to run them.
+    type Vcpu: Vcpu;
+    /// What belongs to one virtual machine as a whole.
+    type Machine: Machine;
+
+    /// Time on this host.
+    fn now(&self) -> Instant;
+
+    /// Ticks of [`Backend::now`] per second.
+    fn frequency(&self) -> u64;
+
+    /// Makes `cpu` leave guest mode or idling soon, and have its loop look
+    /// around. Cheap, may be called by any CPU, on itself as well.
+    fn kick(&self, cpu: CpuId);
+
+    /// Has this CPU leave guest mode at `deadline`; `None` disarms.
+    fn set_timer(&self, deadline: Option<Instant>);
+
+    /// Waits on this CPU until an interrupt arrives (the timer's and a kick
+    /// included) and serves the host's own interrupts. May return early.
+    fn idle(&self);
+
+    /// Turns the host off. Called when the last virtual machine has stopped.
+    fn power_off(&self) -> !;
+}
+
+/// A virtual machine's part that only its architecture knows: second-stage
+/// translation, interrupt controller, memory.
+pub trait Machine: Send + Sync {
+    /// Back to the state after power-on: memory scrubbed and its images
+    /// loaded anew, interrupt controller reset. No virtual CPU runs.
+    ///
+    /// # Errors
+    /// Why the images cannot be loaded.
+    fn reset(&self) -> Result<BootState, LoadError>;
+}
+
+/// Where the first virtual CPU starts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BootState {
+    /// Address of the first instruction.
+    pub entry: GuestAddress,
+    /// Value for the first argument register.
+    pub context: u64,
+}
+
+/// Why a virtual machine's images cannot be loaded; a sentence for the user.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct LoadError(pub alloc::string::String);
+
+/// One virtual CPU. Owned by one host CPU, which alone calls it.
+pub trait Vcpu: Send {
+    /// Puts the state that stays in hardware across exits there. With
+    /// `trap_idle`, idle instructions exit.
+    fn load(&mut self, trap_idle: bool);
+
+    /// Takes that state back.
+    fn save(&mut self);
+
+    /// Runs guest code until the core is needed. Only while loaded.
+    fn run(&mut self) -> Exit;
+
+    /// Finishes the instruction of the last exit, with the value of a read.
+    fn complete(&mut self, completion: Completion, value: u64);
+
+    /// Has the instruction of the last exit fault as on hardware without a
+    /// device there.
+    fn fault(&mut self, completion: Completion);
+
+    /// Answers the access of [`Exit::UndecodedIo`] or [`Exit::MemoryFault`]
+    /// by the fault that hardware would raise.
+    fn fault_access(&mut self);
+
+    /// Returns "not supported" from [`Exit::Hypercall`].
+    fn refuse_call(&mut self);
+
+    /// Returns from [`Exit::Power`].
+    fn answer(&mut self, answer: PowerAnswer);
+
+    /// Resets all registers and starts at `entry` with `context` in the
+    /// first argument register.
+    fn start(&mut self, entry: GuestAddress, context: u64);
+
+    /// Whether an interrupt would be taken, or end an idle instruction.
+    fn interrupt_pending(&mut self) -> bool;
+
+    /// When this virtual CPU's own timers next raise an interrupt. Only
+    /// asked while it is not loaded.
+    fn wake_deadline(&self) -> Option<Instant>;
+
+    /// What the hardware said of the last exit.
+    fn raw_exit(&self) -> RawExit;
+
+    /// Writes the registers for the report of a guest that died.
+    ///
+    /// # Errors
+    /// Those of `out`.
+    fn report(&self, out: &mut dyn fmt::Write) -> fmt::Result;
+
+    /// The part that others may see.
+    fn handle(&self) -> &Arc<VcpuHandle>;
+}

@@ -1,0 +1,392 @@
+//! The loop of one host CPU: pick a virtual CPU, run it, handle its exits.
+
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+
+use log::{debug, error, warn};
+
+use crate::address::{CpuId, Instant};
+use crate::backend::{Backend, Vcpu};
+use crate::bus::BusFault;
+use crate::exit::{Exit, IoAccess, Operation, PowerAnswer, PowerRequest};
+use crate::hypervisor::Hypervisor;
+use crate::scheduler::FairQueue;
+use crate::statistics::ExitKind;
+use crate::vcpu::Power;
+use crate::vm::{Transition, Vm};
+
+/// Slices per second when virtual CPUs share a host CPU.
+const SLICES_PER_SECOND: u64 = 200;
+
+/// What a virtual CPU waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Wait {
+    /// Nothing: it wants to run.
+    Nothing,
+    /// An interrupt.
+    Interrupt,
+}
+
+/// A virtual CPU that lives on this host CPU.
+struct Slot<B: Backend> {
+    vcpu: B::Vcpu,
+    vm: Arc<Vm<B>>,
+    wait: Wait,
+    /// Where a power-down suspend resumes.
+    resume: Option<(crate::address::GuestAddress, u64)>,
+}
+
+/// What the loop does after an exit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Next {
+    /// Back into the guest.
+    Resume,
+    /// Wait for an interrupt.
+    Block,
+    /// Let another virtual CPU run, if there is one.
+    Yield,
+    /// See whether the virtual machine goes on and whose turn it is.
+    Reconsider,
+    /// The virtual CPU does not run any more.
+    Leave,
+}
+
+/// The state of one host CPU.
+pub struct Cpu<'h, B: Backend> {
+    id: CpuId,
+    hypervisor: &'h Hypervisor<B>,
+    slots: Vec<Slot<B>>,
+    queue: FairQueue,
+}
+
+impl<'h, B: Backend> Cpu<'h, B> {
+    /// Host CPU `id` of `hypervisor`, with nothing to run yet.
+    pub fn new(hypervisor: &'h Hypervisor<B>, id: CpuId) -> Self {
+        let slice = hypervisor.backend.frequency().checked_div(SLICES_PER_SECOND).unwrap_or(0);
+        Cpu { id, hypervisor, slots: Vec::new(), queue: FairQueue::new(slice.max(1)) }
+    }
+
+    /// Runs virtual CPUs for ever.
+    pub fn run(&mut self) -> ! {
+        loop {
+            self.step();
+        }
+    }
+
+    /// One turn of the loop: run one virtual CPU until it gives way, or idle
+    /// until something happens.
+    pub fn step(&mut self) {
+        self.adopt();
+        let now = self.hypervisor.backend.now();
+        self.refresh(now, None);
+        match self.queue.pick() {
+            Some(index) => self.run_slot(index, now),
+            None => {
+                if self.hypervisor.all_stopped() {
+                    self.hypervisor.backend.power_off();
+                }
+                self.hypervisor.backend.set_timer(self.earliest_deadline(None));
+                self.hypervisor.backend.idle();
+            }
+        }
+    }
+
+    /// Takes in the virtual CPUs that others sent.
+    fn adopt(&mut self) {
+        let Some(mailbox) = self.hypervisor.mailbox(self.id) else { return };
+        if !mailbox.is_full() {
+            return;
+        }
+        for arrival in mailbox.take() {
+            self.queue.add(arrival.vm.config.weight);
+            self.slots.push(Slot {
+                vcpu: arrival.vcpu,
+                vm: arrival.vm,
+                wait: Wait::Nothing,
+                resume: None,
+            });
+        }
+    }
+
+    /// Tells the queue which slots want to run. `loaded` is the one whose
+    /// timers are in hardware.
+    fn refresh(&mut self, now: Instant, loaded: Option<usize>) {
+        for (index, slot) in self.slots.iter_mut().enumerate() {
+            let runnable = !slot.vm.is_stopping()
+                && match slot.vcpu.handle().power() {
+                    Power::Off => false,
+                    Power::OnPending { .. } => true,
+                    Power::On => match slot.wait {
+                        Wait::Nothing => true,
+                        Wait::Interrupt => {
+                            let timer = loaded != Some(index)
+                                && slot.vcpu.wake_deadline().is_some_and(|due| due <= now);
+                            let woken = timer
+                                || (slot.vcpu.handle().take_wake()
+                                    && slot.vcpu.interrupt_pending());
+                            if woken {
+                                slot.wait = Wait::Nothing;
+                            }
+                            woken
+                        }
+                    },
+                };
+            self.queue.set_runnable(index, runnable);
+        }
+    }
+
+    /// When the first timer of a blocked virtual CPU is due.
+    fn earliest_deadline(&self, except: Option<usize>) -> Option<Instant> {
+        self.slots
+            .iter()
+            .enumerate()
+            .filter(|(index, slot)| Some(*index) != except && slot.wait == Wait::Interrupt)
+            .filter_map(|(_, slot)| slot.vcpu.wake_deadline())
+            .min()
+    }
+
+    fn run_slot(&mut self, index: usize, now: Instant) {
+        let backend = &self.hypervisor.backend;
+        let shared = self.slots.len() > 1;
+        let Some(slot) = self.slots.get_mut(index) else { return };
+        if !slot.vm.enter() {
+            return;
+        }
+        if let Some((entry, context)) = slot.vcpu.handle().take_start() {
+            slot.wait = Wait::Nothing;
+            slot.resume = None;
+            slot.vcpu.start(entry, context);
+        }
+        if let Some((entry, context)) = slot.resume.take() {
+            slot.vcpu.start(entry, context);
+        }
+        slot.vcpu.load(shared);
+        let mut began = now;
+        if shared {
+            self.arm(index, began);
+        }
+        loop {
+            let Some(slot) = self.slots.get_mut(index) else { return };
+            let exit = slot.vcpu.run();
+            match handle(self.hypervisor, slot, exit) {
+                Next::Resume => {}
+                Next::Reconsider => {
+                    if slot.vm.is_stopping() || self.mail_waits() {
+                        break;
+                    }
+                    if shared {
+                        let now = backend.now();
+                        self.settle(index, &mut began, now);
+                        if self.queue.pick() != Some(index) {
+                            break;
+                        }
+                        self.arm(index, began);
+                    }
+                }
+                Next::Yield => {
+                    if shared {
+                        let now = backend.now();
+                        self.settle(index, &mut began, now);
+                        if self.queue.contended(index) {
+                            // A spinning guest gives the rest of its slice away.
+                            let rest = backend.frequency().checked_div(SLICES_PER_SECOND);
+                            self.queue.charge(index, rest.unwrap_or(0));
+                            break;
+                        }
+                    }
+                }
+                Next::Block => {
+                    slot.wait = Wait::Interrupt;
+                    if !self.wait_in_place(index, &mut began) {
+                        break;
+                    }
+                }
+                Next::Leave => break,
+            }
+        }
+        let now = backend.now();
+        self.queue.charge(index, now.0.saturating_sub(began.0));
+        if let Some(slot) = self.slots.get_mut(index) {
+            slot.vcpu.save();
+            slot.vm.leave(backend);
+        }
+    }
+
+    fn mail_waits(&self) -> bool {
+        self.hypervisor.mailbox(self.id).is_some_and(|mailbox| mailbox.is_full())
+    }
+
+    /// Charges the time since `began` and looks who wants to run.
+    fn settle(&mut self, index: usize, began: &mut Instant, now: Instant) {
+        self.queue.charge(index, now.0.saturating_sub(began.0));
+        *began = now;
+        self.refresh(now, Some(index));
+    }
+
+    /// Arms the timer for the end of the slice or the first sleeper's timer.
+    fn arm(&self, index: usize, now: Instant) {
+        let sleeper = self.earliest_deadline(Some(index));
+        let slice = self.queue.contended(index).then(|| self.queue.slice_end(now));
+        let first = [sleeper, slice].into_iter().flatten().min();
+        self.hypervisor.backend.set_timer(first);
+    }
+
+    /// Idles with the virtual CPU still loaded, so that a short wait costs no
+    /// switch. True when it goes on, false when it has to be taken off.
+    fn wait_in_place(&mut self, index: usize, began: &mut Instant) -> bool {
+        let backend = &self.hypervisor.backend;
+        loop {
+            let Some(slot) = self.slots.get_mut(index) else { return false };
+            // The flag is taken before the state is read that a waker changes.
+            slot.vcpu.handle().take_wake();
+            if slot.vm.is_stopping() || self.mail_waits() {
+                return false;
+            }
+            let Some(slot) = self.slots.get_mut(index) else { return false };
+            if slot.vcpu.interrupt_pending() {
+                slot.wait = Wait::Nothing;
+                if slot.resume.is_some() {
+                    return false;
+                }
+                return true;
+            }
+            let now = backend.now();
+            self.settle(index, began, now);
+            self.queue.set_runnable(index, false);
+            if self.queue.contended(index) {
+                return false;
+            }
+            backend.set_timer(self.earliest_deadline(Some(index)));
+            backend.idle();
+            // Time spent idle is nobody's.
+            *began = backend.now();
+        }
+    }
+}
+
+/// The core's half of an exit.
+#[inline]
+fn handle<B: Backend>(hypervisor: &Hypervisor<B>, slot: &mut Slot<B>, exit: Exit) -> Next {
+    let (next, kind) = match exit {
+        Exit::Io(access) => {
+            perform_io(&slot.vm, &mut slot.vcpu, access);
+            (Next::Resume, ExitKind::Io)
+        }
+        Exit::UndecodedIo { address } => {
+            debug!("vm \"{}\": access at {address:#x} not decodable", slot.vm.config.name);
+            slot.vcpu.fault_access();
+            (Next::Resume, ExitKind::Io)
+        }
+        Exit::MemoryFault { .. } => {
+            slot.vcpu.fault_access();
+            (Next::Resume, ExitKind::MemoryFault)
+        }
+        Exit::Hypercall { .. } => {
+            slot.vcpu.refuse_call();
+            (Next::Resume, ExitKind::Hypercall)
+        }
+        Exit::Register { completion, .. } => {
+            slot.vcpu.fault(completion);
+            (Next::Resume, ExitKind::Register)
+        }
+        Exit::Idle => (Next::Block, ExitKind::Idle),
+        Exit::SpinHint => (Next::Yield, ExitKind::SpinHint),
+        Exit::Power(request) => (power(hypervisor, slot, request), ExitKind::Hypercall),
+        Exit::HostInterrupt => (Next::Reconsider, ExitKind::HostInterrupt),
+        Exit::Debug => (Next::Resume, ExitKind::Other),
+        Exit::Fatal(reason) => {
+            die(hypervisor, slot, &reason);
+            (Next::Leave, ExitKind::Other)
+        }
+    };
+    slot.vcpu.handle().exits.count(kind);
+    next
+}
+
+/// Lets a device answer, or has the access fault.
+#[inline]
+fn perform_io<B: Backend>(vm: &Vm<B>, vcpu: &mut B::Vcpu, access: IoAccess) {
+    let found = vm.bus.find(access.space, access.address, access.width);
+    let answer = match (found, access.operation) {
+        (None, _) => Err(BusFault),
+        (Some((device, offset)), Operation::Read) => device.read(offset, access.width),
+        (Some((device, offset)), Operation::Write(value)) => {
+            device.write(offset, access.width, value).map(|()| 0)
+        }
+    };
+    match answer {
+        Ok(value) => vcpu.complete(access.completion, value & access.width.mask()),
+        Err(BusFault) => vcpu.fault(access.completion),
+    }
+}
+
+fn power<B: Backend>(
+    hypervisor: &Hypervisor<B>,
+    slot: &mut Slot<B>,
+    request: PowerRequest,
+) -> Next {
+    let backend = &hypervisor.backend;
+    match request {
+        PowerRequest::CpuOn { target, entry, context } => {
+            let answer = match slot.vm.vcpus.get(target.0) {
+                Some(vcpu) => {
+                    let answer = vcpu.turn_on(entry, context);
+                    if answer == PowerAnswer::Success {
+                        backend.kick(vcpu.home());
+                    }
+                    answer
+                }
+                None => PowerAnswer::InvalidParameters,
+            };
+            slot.vcpu.answer(answer);
+            Next::Reconsider
+        }
+        PowerRequest::CpuOff => {
+            slot.vcpu.handle().turn_off();
+            Next::Leave
+        }
+        PowerRequest::CpuSuspend { resume } => {
+            slot.vcpu.answer(PowerAnswer::Success);
+            slot.resume = resume;
+            Next::Block
+        }
+        PowerRequest::SystemSuspend { entry, context } => {
+            if slot.vm.others_are_off(slot.vcpu.handle().id()) {
+                slot.vcpu.answer(PowerAnswer::Success);
+                slot.resume = Some((entry, context));
+                Next::Block
+            } else {
+                slot.vcpu.answer(PowerAnswer::Denied);
+                Next::Resume
+            }
+        }
+        PowerRequest::SystemOff => stop(backend, slot, Transition::Off),
+        PowerRequest::SystemReset => stop(backend, slot, Transition::Reset),
+        PowerRequest::SystemCrash => {
+            warn!("vm \"{}\": the guest reports a crash", slot.vm.config.name);
+            stop(backend, slot, Transition::Crash)
+        }
+    }
+}
+
+fn stop<B: Backend>(backend: &B, slot: &Slot<B>, transition: Transition) -> Next {
+    slot.vm.request(backend, transition);
+    Next::Leave
+}
+
+/// Reports a guest that cannot go on and stops it, and it alone.
+fn die<B: Backend>(hypervisor: &Hypervisor<B>, slot: &mut Slot<B>, reason: &crate::exit::Fatal) {
+    let raw = slot.vcpu.raw_exit();
+    let mut registers = alloc::string::String::new();
+    // Writing to a string fails only with the memory that the report would need.
+    let _ = slot.vcpu.report(&mut registers);
+    error!(
+        "vm \"{}\": vcpu {}: {reason}; cause {:#x}, detail {:#x}, address {:#x}\n{registers}",
+        slot.vm.config.name,
+        slot.vcpu.handle().id().0,
+        raw.cause,
+        raw.detail,
+        raw.address,
+    );
+    slot.vm.request(&hypervisor.backend, Transition::Crash);
+}

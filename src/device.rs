@@ -1,0 +1,7 @@
+//! Device models that no architecture owns.
+
+pub mod clock;
+pub mod console;
+pub mod pl011;
+pub mod pl031;
+mod primecell;

@@ -1,0 +1,144 @@
+//! The whole: the backend, the virtual machines, and the mailbox of each
+//! host CPU.
+
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::sync::atomic::{AtomicBool, Ordering};
+
+use log::warn;
+use spin::mutex::TicketMutex;
+
+use crate::address::CpuId;
+use crate::backend::{Backend, Vcpu};
+use crate::vm::{State, Vm};
+
+/// A virtual CPU on its way to its host CPU.
+pub(crate) struct Arrival<B: Backend> {
+    pub(crate) vcpu: B::Vcpu,
+    pub(crate) vm: Arc<Vm<B>>,
+}
+
+/// What others leave for a host CPU.
+pub(crate) struct Mailbox<B: Backend> {
+    arrivals: TicketMutex<Vec<Arrival<B>>>,
+    full: AtomicBool,
+}
+
+impl<B: Backend> Mailbox<B> {
+    fn new() -> Self {
+        Mailbox { arrivals: TicketMutex::new(Vec::new()), full: AtomicBool::new(false) }
+    }
+
+    #[inline]
+    pub(crate) fn is_full(&self) -> bool {
+        self.full.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn take(&self) -> Vec<Arrival<B>> {
+        let mut arrivals = self.arrivals.lock();
+        self.full.store(false, Ordering::Release);
+        core::mem::take(&mut arrivals)
+    }
+
+    fn put(&self, arrival: Arrival<B>) {
+        let mut arrivals = self.arrivals.lock();
+        arrivals.push(arrival);
+        self.full.store(true, Ordering::Release);
+    }
+}
+
+/// The hypervisor. Shared by all host CPUs; each runs a
+/// [`crate::cpu::Cpu`] over it.
+pub struct Hypervisor<B: Backend> {
+    /// The architecture.
+    pub backend: B,
+    mailboxes: Vec<Mailbox<B>>,
+    vms: TicketMutex<Vec<Arc<Vm<B>>>>,
+}
+
+impl<B: Backend> Hypervisor<B> {
+    /// A hypervisor on `cpus` host CPUs, without virtual machines.
+    pub fn new(backend: B, cpus: usize) -> Self {
+        Hypervisor {
+            backend,
+            mailboxes: (0..cpus).map(|_| Mailbox::new()).collect(),
+            vms: TicketMutex::new(Vec::new()),
+        }
+    }
+
+    /// Number of host CPUs.
+    pub fn cpus(&self) -> usize {
+        self.mailboxes.len()
+    }
+
+    pub(crate) fn mailbox(&self, cpu: CpuId) -> Option<&Mailbox<B>> {
+        self.mailboxes.get(cpu.0)
+    }
+
+    /// Takes in a virtual machine, stopped, and gives its virtual CPUs to
+    /// their host CPUs.
+    pub fn add(&self, vm: Arc<Vm<B>>, vcpus: Vec<B::Vcpu>) {
+        self.vms.lock().push(vm.clone());
+        for vcpu in vcpus {
+            let home = vcpu.handle().home();
+            match self.mailboxes.get(home.0) {
+                Some(mailbox) => {
+                    mailbox.put(Arrival { vcpu, vm: vm.clone() });
+                    self.backend.kick(home);
+                }
+                None => warn!("vm \"{}\": no host CPU {}", vm.config.name, home.0),
+            }
+        }
+    }
+
+    /// The virtual machines at this moment.
+    pub fn vms(&self) -> Vec<Arc<Vm<B>>> {
+        self.vms.lock().clone()
+    }
+
+    /// Whether there are virtual machines and all of them have stopped.
+    pub(crate) fn all_stopped(&self) -> bool {
+        let vms = self.vms.lock();
+        !vms.is_empty() && vms.iter().all(|vm| vm.state() == State::Stopped)
+    }
+}
+
+/// Spreads virtual CPUs over host CPUs: the least loaded of those allowed,
+/// the lowest number first.
+pub struct Placement {
+    load: Vec<usize>,
+}
+
+impl Placement {
+    /// A placement on `cpus` empty host CPUs.
+    pub fn new(cpus: usize) -> Self {
+        Placement { load: alloc::vec![0; cpus] }
+    }
+
+    /// Chooses a home for the next virtual CPU. Empty `allowed` means any;
+    /// so does one that names only host CPUs that do not exist.
+    pub fn place(&mut self, allowed: &[u32]) -> CpuId {
+        let permitted =
+            |cpu: usize| allowed.is_empty() || allowed.iter().any(|a| *a as usize == cpu);
+        let least = |filter: &dyn Fn(usize) -> bool| {
+            self.load.iter().enumerate().filter(|(i, _)| filter(*i)).min_by_key(|(_, l)| **l)
+        };
+        let cpu = least(&permitted).or_else(|| least(&|_| true)).map_or(0, |(i, _)| i);
+        if let Some(load) = self.load.get_mut(cpu) {
+            *load = load.saturating_add(1);
+        }
+        CpuId(cpu)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn virtual_cpus_spread_over_the_allowed_host_cpus() {
+        let mut placement = Placement::new(3);
+        let homes = [&[][..], &[], &[2], &[], &[9], &[0, 1]].map(|a| placement.place(a).0);
+        assert_eq!(homes, [0, 1, 2, 0, 1, 0]);
+    }
+}

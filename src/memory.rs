@@ -1,0 +1,28 @@
+//! Guest memory as loaders and devices see it: bytes behind bounds checks.
+
+use crate::address::GuestAddress;
+
+/// Part of the range is not memory of this virtual machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("{address:#x}..+{size:#x} is not all memory of this virtual machine")]
+pub struct OutOfMemoryRange {
+    /// First address of the refused range.
+    pub address: GuestAddress,
+    /// Its length in bytes.
+    pub size: u64,
+}
+
+/// Memory of one virtual machine.
+pub trait GuestMemory {
+    /// Copies from guest memory.
+    ///
+    /// # Errors
+    /// [`OutOfMemoryRange`]; nothing was copied then.
+    fn read(&self, address: GuestAddress, bytes: &mut [u8]) -> Result<(), OutOfMemoryRange>;
+
+    /// Copies into guest memory.
+    ///
+    /// # Errors
+    /// [`OutOfMemoryRange`]; nothing was written then.
+    fn write(&self, address: GuestAddress, bytes: &[u8]) -> Result<(), OutOfMemoryRange>;
+}
