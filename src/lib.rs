@@ -10,6 +10,7 @@ pub mod backend;
 pub mod bus;
 pub mod config;
 pub mod device;
+pub mod device;
 pub mod cpu;
 pub mod exit;
 pub mod hypervisor;
