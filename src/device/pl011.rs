@@ -370,7 +370,7 @@ impl Device for Pl011 {
             offset::IFLS => state.fifo_levels,
             offset::IMSC => state.mask,
             offset::RIS => state.raw,
-            offset::MIS => (state.raw & state.mask),
+            offset::MIS => state.raw & state.mask,
             offset::DMACR => state.dma,
             other => identification(self.revision.peripheral_id(), other).unwrap_or(0),
         };

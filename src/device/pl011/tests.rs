@@ -294,7 +294,7 @@ fn loop_back_connects_modem_outputs_to_inputs() {
         let bench = Bench::new();
         bench.write(offset::CR, output);
         assert_eq!(bench.read(offset::FR), 0x90);
-        bench.write(offset::CR, (output | control::LBE));
+        bench.write(offset::CR, output | control::LBE);
         assert_eq!(bench.read(offset::FR), 0x90 | input);
         assert_eq!(bench.raw(), interrupt);
         bench.write(offset::ICR, interrupt);
