@@ -1,0 +1,89 @@
+//! The initial RAM disk of Linux guests: one busybox and three scripts.
+
+use std::io::Write;
+
+use anyhow::{Result, ensure};
+use cpio::newc::Builder;
+use flate2::{Compression, write::GzEncoder};
+
+const DIRECTORY: u32 = 0o040_755;
+const PROGRAM: u32 = 0o100_755;
+const TEXT: u32 = 0o100_644;
+const SYMLINK: u32 = 0o120_777;
+const CONSOLE: u32 = 0o020_600;
+
+/// Builds the RAM disk, a gzip-compressed `newc` archive, around the static
+/// program `busybox`.
+///
+/// # Errors
+/// When `busybox` is no ELF program.
+pub fn build(busybox: &[u8]) -> Result<Vec<u8>> {
+    ensure!(busybox.starts_with(b"\x7fELF"), "the fetched busybox is not an ELF program");
+    let mut archive = GzEncoder::new(Vec::new(), Compression::best());
+    let mut inode = 1;
+    let mut add = |name: &str, mode: u32, data: &[u8]| -> Result<()> {
+        let mut entry = Builder::new(name).ino(inode).mode(mode).nlink(1);
+        if mode == CONSOLE {
+            entry = entry.rdev_major(5).rdev_minor(1);
+        }
+        inode += 1;
+        let length = u32::try_from(data.len())?;
+        let mut writer = entry.write(&mut archive, length);
+        writer.write_all(data)?;
+        writer.finish()?;
+        Ok(())
+    };
+    for folder in ["bin", "dev", "etc", "proc", "root", "sbin", "sys", "tmp", "usr", "usr/bin"] {
+        add(folder, DIRECTORY, &[])?;
+    }
+    add("dev/console", CONSOLE, &[])?;
+    add("bin/busybox", PROGRAM, busybox)?;
+    add("bin/sh", SYMLINK, b"busybox")?;
+    add("init", PROGRAM, include_bytes!("initramfs/init"))?;
+    add("etc/inittab", TEXT, include_bytes!("initramfs/inittab"))?;
+    add("etc/profile", TEXT, include_bytes!("initramfs/profile"))?;
+    add("etc/selftest", PROGRAM, include_bytes!("initramfs/selftest"))?;
+    cpio::newc::trailer(&mut archive)?;
+    Ok(archive.finish()?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use cpio::newc::Reader;
+    use flate2::read::GzDecoder;
+    use std::io::Read;
+
+    #[test]
+    fn the_archive_holds_init_and_what_it_runs() {
+        let packed = build(b"\x7fELF and more").unwrap();
+        let mut archive = Vec::new();
+        GzDecoder::new(&packed[..]).read_to_end(&mut archive).unwrap();
+        let mut rest = &archive[..];
+        let mut names = Vec::new();
+        loop {
+            let mut reader = Reader::new(rest).unwrap();
+            if reader.entry().is_trailer() {
+                break;
+            }
+            let mut data = Vec::new();
+            reader.read_to_end(&mut data).unwrap();
+            names.push((reader.entry().name().to_string(), reader.entry().mode(), data));
+            rest = reader.finish().unwrap();
+        }
+        let find = |name: &str| names.iter().find(|entry| entry.0 == name).unwrap();
+        assert_eq!(find("init").1, PROGRAM);
+        assert_eq!(find("bin/busybox").2, b"\x7fELF and more");
+        assert_eq!(find("bin/sh").2, b"busybox");
+        let before = |a: &str, b: &str| {
+            let at = |name| names.iter().position(|entry| entry.0 == name).unwrap();
+            at(a) < at(b)
+        };
+        assert!(before("dev", "dev/console") && before("usr", "usr/bin"));
+    }
+
+    #[test]
+    fn something_else_than_a_program_is_refused() {
+        assert!(build(b"#!/bin/sh").is_err());
+    }
+}
