@@ -1,2 +1,7 @@
-//! Placeholder.
+//! The x86 home of Bunshin: the guest PC, AMD-V and VT-x.
 #![cfg_attr(not(test), no_std)]
+
+extern crate alloc;
+
+pub mod boot_info;
+pub mod machine;

@@ -1,0 +1,15 @@
+//! The x86 image of Bunshin.
+#![cfg_attr(all(target_arch = "x86_64", target_os = "none"), no_std, no_main)]
+
+#[cfg(all(target_arch = "x86_64", target_os = "none"))]
+extern crate alloc;
+
+#[cfg(all(target_arch = "x86_64", target_os = "none"))]
+mod host;
+
+/// On a development machine there is nothing to run.
+#[cfg(not(all(target_arch = "x86_64", target_os = "none")))]
+fn main() {
+    eprintln!("bunshin-x86 is firmware: build it with `--target x86_64-unknown-none`");
+    std::process::exit(2);
+}
