@@ -1,2 +1,29 @@
-//! Guests.
+//! What the small guests share: start-up, exceptions, output in the Test
+//! Anything Protocol, and access to the machine that they test.
+//!
+//! A guest is a kernel without user space. It runs alike on a bare machine or
+//! emulator and under the hypervisor, so that a test is proven on the former
+//! before it judges the latter.
 #![no_std]
+
+pub mod random;
+pub mod tap;
+
+#[cfg(all(target_os = "none", target_arch = "aarch64"))]
+pub mod aarch64;
+#[cfg(all(target_os = "none", target_arch = "aarch64"))]
+use aarch64 as machine;
+
+/// Prints one line on the console. The whole line appears unbroken, whatever
+/// other CPUs print.
+#[cfg(all(target_os = "none", target_arch = "aarch64"))]
+#[macro_export]
+macro_rules! println {
+    ($($argument:tt)*) => { $crate::print_line(::core::format_args!($($argument)*)) };
+}
+
+/// Prints one line; see [`println!`].
+#[cfg(all(target_os = "none", target_arch = "aarch64"))]
+pub fn print_line(line: core::fmt::Arguments<'_>) {
+    machine::console::print_line(line);
+}

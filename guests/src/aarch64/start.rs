@@ -1,0 +1,162 @@
+//! The first instructions: image header, relocation, stack, MMU.
+
+use core::arch::global_asm;
+use core::panic::PanicInfo;
+
+use super::{console, cpu, exception, machine, mmu, psci, smp};
+
+/// Bytes of stack for each CPU.
+pub(super) const STACK: usize = 32 * 1024;
+
+#[repr(C, align(16))]
+pub(super) struct Stacks(pub(super) [[u8; STACK]; smp::MAX_CPUS]);
+
+/// Only ever addressed, never read or written as an object.
+pub(super) static mut STACKS: Stacks = Stacks([[0; STACK]; smp::MAX_CPUS]);
+
+// Entry of the first CPU, with the MMU off, at EL1: x0 = device tree.
+// Entry of another CPU by PSCI: x0 = its record, `smp::Record`, whose first
+// word is the top of its stack.
+//
+// The 64-byte header is the arm64 kernel image header (Linux
+// Documentation/arch/arm64/booting.rst): little-endian, 4 KiB pages, any place.
+global_asm!(
+    r#"
+    .section .head, "ax"
+    .global image_head
+image_head:
+    b       first_entry
+    .long   0
+    .quad   0
+    .quad   image_end
+    .quad   0b1010
+    .quad   0, 0, 0
+    .ascii  "ARM\x64"
+    .long   0
+
+first_entry:
+    mov     x19, x0
+    msr     daifset, #0xf
+    msr     spsel, #1
+    // Clear .bss.
+    adrp    x1, bss_start
+    add     x1, x1, :lo12:bss_start
+    adrp    x2, bss_end
+    add     x2, x2, :lo12:bss_end
+1:  cmp     x1, x2
+    b.hs    2f
+    stp     xzr, xzr, [x1], #16
+    b       1b
+    // Add the load address to every R_AARCH64_RELATIVE word.
+2:  adr     x20, image_head
+    adrp    x1, rela_start
+    add     x1, x1, :lo12:rela_start
+    adrp    x2, rela_end
+    add     x2, x2, :lo12:rela_end
+3:  cmp     x1, x2
+    b.hs    5f
+    ldp     x3, x4, [x1], #16
+    ldr     x5, [x1], #8
+    cmp     w4, #1027
+    b.ne    3b
+    add     x5, x5, x20
+    str     x5, [x20, x3]
+    b       3b
+    // What was written around the caches must not be hidden by a stale line.
+5:  dsb     sy
+    mov     x1, x20
+    adrp    x2, bss_end
+    add     x2, x2, :lo12:bss_end
+6:  dc      ivac, x1
+    add     x1, x1, #16
+    cmp     x1, x2
+    b.lo    6b
+    dsb     sy
+    adrp    x0, {boot_root}
+    add     x0, x0, :lo12:{boot_root}
+    bl      enable_mmu
+    adrp    x1, {stacks}
+    add     x1, x1, :lo12:{stacks}
+    mov     x2, #{stack}
+    add     sp, x1, x2
+    mov     x29, xzr
+    mov     x30, xzr
+    mov     x0, x19
+    b       {first}
+
+    .global secondary_entry
+secondary_entry:
+    msr     daifset, #0xf
+    msr     spsel, #1
+    mov     x19, x0
+    ldr     x1, [x19]
+    mov     sp, x1
+    ldr     x0, [x19, #8]
+    bl      enable_mmu
+    mov     x29, xzr
+    mov     x30, xzr
+    mov     x0, x19
+    b       {secondary}
+
+// x0 = root table. Uses x1 and x2.
+enable_mmu:
+    ldr     x1, ={mair}
+    msr     mair_el1, x1
+    ldr     x1, ={tcr}
+    mrs     x2, id_aa64mmfr0_el1
+    and     x2, x2, #7
+    orr     x1, x1, x2, lsl #32
+    msr     tcr_el1, x1
+    msr     ttbr0_el1, x0
+    mov     x1, #(3 << 20)
+    msr     cpacr_el1, x1
+    isb
+    tlbi    vmalle1
+    dsb     nsh
+    ic      iallu
+    dsb     nsh
+    isb
+    ldr     x1, ={sctlr}
+    msr     sctlr_el1, x1
+    isb
+    ret
+    .ltorg
+    .previous
+    "#,
+    boot_root = sym mmu::BOOT_ROOT,
+    stacks = sym STACKS,
+    stack = const STACK,
+    first = sym first,
+    secondary = sym secondary,
+    mair = const mmu::MAIR,
+    tcr = const mmu::TCR,
+    sctlr = const mmu::SCTLR,
+);
+
+unsafe extern "C" {
+    fn guest_main() -> !;
+}
+
+extern "C" fn first(device_tree: u64) -> ! {
+    smp::adopt(smp::boot_record());
+    exception::install();
+    machine::probe(device_tree);
+    mmu::map_machine();
+    cpu::start_event_stream();
+    // SAFETY: every guest defines it through `entry!`.
+    unsafe { guest_main() }
+}
+
+extern "C" fn secondary(record: &'static smp::Record) -> ! {
+    smp::adopt(record);
+    exception::install();
+    cpu::start_event_stream();
+    smp::serve(record)
+}
+
+#[panic_handler]
+fn panic(info: &PanicInfo<'_>) -> ! {
+    cpu::mask_interrupts();
+    console::print_last_line(format_args!("Bail out! {info}"));
+    psci::system_off()
+}
