@@ -4,9 +4,17 @@
 //! other modules are what they share.
 
 pub mod apt;
+pub mod build;
+pub mod fit;
+pub mod image;
 pub mod initramfs;
+pub mod kernel;
+pub mod pack;
 pub mod process;
+pub mod qemu;
+pub mod run;
 pub mod setup;
+pub mod vmfile;
 pub mod workspace;
 
 use std::process::ExitCode;
@@ -26,8 +34,14 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Installs what is missing and fetches the guests
+    /// Install what is missing and fetch the guests
     Setup(setup::Options),
+    /// Build the image and the small guests
+    Build(build::Options),
+    /// Pack a VM file into a bundle
+    Pack(pack::Options),
+    /// Set up, build, pack and start the emulator
+    Run(run::Options),
 }
 
 /// Carries out the user's command.
@@ -38,6 +52,9 @@ pub fn execute(cli: &Cli) -> Result<ExitCode> {
     let workspace = Workspace::locate();
     match &cli.command {
         Command::Setup(options) => setup::run(&workspace, options)?,
+        Command::Build(options) => build::run(&workspace, options)?,
+        Command::Pack(options) => pack::run(&workspace, options)?,
+        Command::Run(options) => return run::run(&workspace, options),
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -1,0 +1,201 @@
+//! `cargo xtask run`: from the sources to a guest's shell.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Context, Result, bail};
+use clap::Args;
+
+use crate::build;
+use crate::pack;
+use crate::process;
+use crate::qemu::{self, Machine};
+use crate::setup;
+use crate::vmfile::{Size, VmFile};
+use crate::workspace::Workspace;
+
+/// Memory of the emulated host beside that of its guests.
+const SPARE_MEMORY: u64 = 512 << 20;
+
+/// Memory of the emulated host, unless its guests need more.
+const USUAL_MEMORY: u64 = 2 << 30;
+
+const USUAL_CPUS: u32 = 4;
+
+/// Options of `cargo xtask run`.
+#[derive(Debug, Args)]
+pub struct Options {
+    /// The VM file [default: vms/linux.toml, one Debian guest]
+    #[arg(long, value_name = "FILE")]
+    pub vm: Option<PathBuf>,
+    /// Run one of the small guests instead
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["vm", "kernel", "initrd"])]
+    pub guest: Option<String>,
+    /// Kernel of the guest: a file, debian:6.1, debian:6.12 or u-boot
+    #[arg(long, value_name = "FILE|NAME")]
+    pub kernel: Option<String>,
+    /// RAM disk of the guest: a file, or busybox
+    #[arg(long, value_name = "FILE|NAME")]
+    pub initrd: Option<String>,
+    /// Kernel command line of the guest
+    #[arg(long, value_name = "TEXT")]
+    pub cmdline: Option<String>,
+    /// Number of the guest's CPUs
+    #[arg(long, value_name = "N")]
+    pub cpus: Option<u32>,
+    /// Memory of the guest
+    #[arg(long, value_name = "SIZE")]
+    pub memory: Option<Size>,
+    /// The emulated host.
+    #[command(flatten)]
+    pub machine: Machine,
+    /// Wait for a debugger on TCP port 1234
+    #[arg(long)]
+    pub gdb: bool,
+    /// Print the emulator's command line and do nothing
+    #[arg(long)]
+    pub dry_run: bool,
+}
+
+/// Sets up, builds, packs and starts the emulator; returns the emulator's exit code.
+///
+/// # Errors
+/// When one of these steps fails.
+pub fn run(workspace: &Workspace, options: &Options) -> Result<ExitCode> {
+    let (file, base) = vm_file(workspace, options)?;
+    let guests: u64 = file.vms.iter().map(|vm| vm.get_ref().memory.0).sum();
+    let memory = file.machine.memory.map_or(USUAL_MEMORY, |Size(memory)| memory);
+    let memory = Size(memory.max(guests.saturating_add(SPARE_MEMORY)));
+    let cpus = options.machine.smp.or(file.machine.cpus).unwrap_or(USUAL_CPUS);
+    let bundle = workspace.target().join("bundle.itb");
+    let mut command = options.machine.command(cpus, memory)?;
+    qemu::boot(&mut command, &workspace.image(), &bundle);
+    if options.gdb {
+        command.args(["-s", "-S"]);
+    }
+    if options.dry_run {
+        println!("{}", process::shown(&command));
+        return Ok(ExitCode::SUCCESS);
+    }
+
+    setup::run(workspace, &setup::Options::default())?;
+    if options.guest.is_some() {
+        build::guests(workspace)?;
+    }
+    build::image(workspace)?;
+    pack::write(&bundle, &pack::bundle(&file, &base, workspace)?)?;
+    if options.gdb {
+        println!(
+            "waiting for a debugger: gdb -ex 'target remote :1234' {}",
+            build::artifact(workspace, "bunshin").display()
+        );
+    }
+    println!("Ctrl-A x quits the emulator; `poweroff` in the guest ends it in good order.");
+    let status =
+        command.status().with_context(|| format!("can't start `{}`", process::shown(&command)))?;
+    match status.code() {
+        Some(code) => Ok(ExitCode::from(u8::try_from(code).unwrap_or(u8::MAX))),
+        None => bail!("the emulator died ({status})"),
+    }
+}
+
+/// The VM file that the options mean, and the folder its paths start from.
+fn vm_file(workspace: &Workspace, options: &Options) -> Result<(VmFile, PathBuf)> {
+    let here = PathBuf::new();
+    let (mut file, base) = match (&options.guest, &options.vm) {
+        (Some(name), _) => {
+            let kernel = build::artifact(workspace, name);
+            let text = format!(
+                "[[vm]]\nname = {}\nvcpus = 4\nmemory = \"64M\"\nkernel = {}\n",
+                toml::Value::from(name.as_str()),
+                toml::Value::from(kernel.display().to_string()),
+            );
+            (VmFile::parse(&text, "--guest")?, here)
+        }
+        (None, Some(path)) => {
+            let base = path.parent().unwrap_or(Path::new("")).to_path_buf();
+            (VmFile::load(path)?, base)
+        }
+        (None, None) => {
+            let path = workspace.root().join("vms/linux.toml");
+            (VmFile::load(&path)?, workspace.root().join("vms"))
+        }
+    };
+    let overrides = options.kernel.is_some()
+        || options.initrd.is_some()
+        || options.cmdline.is_some()
+        || options.cpus.is_some()
+        || options.memory.is_some();
+    if overrides {
+        let [vm] = &mut file.vms[..] else {
+            bail!(
+                "the VM file describes {} VMs; --kernel, --initrd, --cmdline, --cpus and \
+                 --memory work with a file that describes one",
+                file.vms.len()
+            );
+        };
+        let vm = vm.get_mut();
+        // A path on the command line is relative to the user's folder, not to the VM file.
+        let from_here = |name: &String| match setup::Guest::from_name(name) {
+            Some(_) => Ok(name.clone()),
+            None => std::path::absolute(name).map(|path| path.display().to_string()),
+        };
+        if let Some(kernel) = &options.kernel {
+            vm.kernel = from_here(kernel)?;
+            vm.raw = None;
+            if setup::Guest::from_name(kernel) == Some(setup::Guest::UBoot) {
+                vm.initrd = None;
+            }
+        }
+        if let Some(initrd) = &options.initrd {
+            vm.initrd = Some(from_here(initrd)?);
+        }
+        vm.cmdline = options.cmdline.clone().unwrap_or_else(|| vm.cmdline.clone());
+        vm.vcpus = options.cpus.unwrap_or(vm.vcpus);
+        vm.memory = options.memory.unwrap_or(vm.memory);
+        vm.check(&file.machine)?;
+    }
+    Ok((file, base))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    #[derive(Parser)]
+    struct Wrapper {
+        #[command(flatten)]
+        options: Options,
+    }
+
+    fn options(arguments: &[&str]) -> Options {
+        Wrapper::try_parse_from([&["run"], arguments].concat()).unwrap().options
+    }
+
+    #[test]
+    fn options_override_the_only_vm() {
+        let workspace = Workspace::locate();
+        let arguments =
+            ["--kernel", "debian:6.12", "--cpus", "2", "--memory", "256M", "--cmdline", "quiet"];
+        let (file, _) = vm_file(&workspace, &options(&arguments)).unwrap();
+        let vm = file.vms[0].get_ref();
+        assert_eq!((vm.vcpus, vm.memory, &*vm.cmdline), (2, Size(256 << 20), "quiet"));
+        assert_eq!((&*vm.kernel, vm.initrd.as_deref()), ("debian:6.12", Some("busybox")));
+    }
+
+    #[test]
+    fn a_file_on_the_command_line_is_relative_to_the_user() {
+        let (file, _) = vm_file(&Workspace::locate(), &options(&["--kernel", "my/Image"])).unwrap();
+        assert!(Path::new(&file.vms[0].get_ref().kernel).is_absolute());
+    }
+
+    #[test]
+    fn impossible_options_are_refused() {
+        let workspace = Workspace::locate();
+        assert!(vm_file(&workspace, &options(&["--cpus", "65"])).is_err());
+        assert!(Wrapper::try_parse_from(["run", "--gic", "4"]).is_err());
+        assert!(Wrapper::try_parse_from(["run", "--memory", "12X"]).is_err());
+        assert!(Wrapper::try_parse_from(["run", "--guest", "hello", "--vm", "f"]).is_err());
+    }
+}
