@@ -1,0 +1,32 @@
+//! The guest's PC: local APICs, IOAPIC, legacy devices, CPUID and MSR policy,
+//! firmware tables and boot protocols. No code in here touches the host, so all
+//! of it is safe and runs under `cargo test`.
+//!
+//! Lock order: a device, then the interrupt controller that its line leads to
+//! ([`ioapic`], [`pic`]); the local APICs take no lock ([`lapic::Mailbox`]).
+#![forbid(unsafe_code)]
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::panic,
+        clippy::indexing_slicing,
+        clippy::arithmetic_side_effects
+    )
+)]
+
+pub mod clock;
+pub mod ioapic;
+pub mod lapic;
+pub mod pic;
+pub mod pit;
+pub mod power;
+pub mod rtc;
+pub mod uart16550;
+
+/// The access raises a general-protection exception with error code 0 in the
+/// guest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("general-protection exception")]
+pub struct GeneralProtection;
