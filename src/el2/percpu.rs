@@ -1,0 +1,46 @@
+//! What one host CPU knows of itself, found through `TPIDR_EL2`.
+
+use core::cell::Cell;
+
+use crate::el2::registers::{read_register, write_register};
+
+/// Size of the stack for reports of EL2's own faults.
+const FAULT_STACK: usize = 16 << 10;
+
+/// A CPU's data. `TPIDR_EL2` points to `data`; the fault stack grows down
+/// from there, where `switch.S` finds it.
+#[repr(C, align(16))]
+pub(crate) struct PerCpu {
+    fault_stack: [u8; FAULT_STACK],
+    data: Data,
+}
+
+/// The fields that the CPU itself uses.
+#[derive(Debug)]
+pub(crate) struct Data {
+    /// Logical number.
+    pub(crate) cpu: usize,
+    /// A virtual CPU's state is in this CPU's registers.
+    pub(crate) loaded: Cell<bool>,
+}
+
+impl PerCpu {
+    /// The data of logical CPU `cpu`.
+    pub(crate) fn new(cpu: usize) -> Self {
+        PerCpu { fault_stack: [0; FAULT_STACK], data: Data { cpu, loaded: Cell::new(false) } }
+    }
+
+    /// Makes this the data of the CPU that runs this.
+    pub(crate) fn install(&'static self) {
+        debug_assert!(!self.fault_stack.is_empty());
+        write_register!("tpidr_el2", &raw const self.data as u64);
+    }
+}
+
+/// The data of this CPU. Only after [`PerCpu::install`].
+pub(crate) fn this() -> &'static Data {
+    let address = read_register!("tpidr_el2");
+    // SAFETY: `install` stored the address of data that lives for ever and
+    // that only this CPU uses.
+    unsafe { &*(address as *const Data) }
+}

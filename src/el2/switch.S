@@ -1,0 +1,153 @@
+// The world switch and the exception vectors.
+//
+// struct Registers (src/el2/context.rs): x0..x30, pc, pstate.
+.equ REG_PC, 8 * 31
+
+// Stack frame of enter_guest: x19-x30, then the address of the registers.
+.equ FRAME_SIZE, 112
+.equ FRAME_REGISTERS, 96
+
+.section .text
+
+// fn enter_guest(registers: *mut Registers) -> u64: runs the guest until it
+// exits; returns which vector it came through. Follows the procedure call
+// standard; SP_EL2 is the host's stack all the time.
+.global enter_guest
+enter_guest:
+    stp     x19, x20, [sp, #-FRAME_SIZE]!
+    stp     x21, x22, [sp, #16]
+    stp     x23, x24, [sp, #32]
+    stp     x25, x26, [sp, #48]
+    stp     x27, x28, [sp, #64]
+    stp     x29, x30, [sp, #80]
+    str     x0, [sp, #FRAME_REGISTERS]
+    ldp     x1, x2, [x0, #REG_PC]
+    msr     elr_el2, x1
+    msr     spsr_el2, x2
+    ldp     x2, x3, [x0, #16]
+    ldp     x4, x5, [x0, #32]
+    ldp     x6, x7, [x0, #48]
+    ldp     x8, x9, [x0, #64]
+    ldp     x10, x11, [x0, #80]
+    ldp     x12, x13, [x0, #96]
+    ldp     x14, x15, [x0, #112]
+    ldp     x16, x17, [x0, #128]
+    ldp     x18, x19, [x0, #144]
+    ldp     x20, x21, [x0, #160]
+    ldp     x22, x23, [x0, #176]
+    ldp     x24, x25, [x0, #192]
+    ldp     x26, x27, [x0, #208]
+    ldp     x28, x29, [x0, #224]
+    ldr     x30, [x0, #240]
+    ldp     x0, x1, [x0]
+    eret
+    // Nothing may be executed ahead of the return.
+    dsb     nsh
+    isb
+
+// Entered by a branch from a lower-EL vector with the guest's x0 and x1 on
+// the stack and the vector's number in x0.
+guest_exit:
+    ldr     x1, [sp, #16 + FRAME_REGISTERS]
+    stp     x2, x3, [x1, #16]
+    ldp     x2, x3, [sp], #16
+    stp     x4, x5, [x1, #32]
+    stp     x6, x7, [x1, #48]
+    stp     x8, x9, [x1, #64]
+    stp     x10, x11, [x1, #80]
+    stp     x12, x13, [x1, #96]
+    stp     x14, x15, [x1, #112]
+    stp     x16, x17, [x1, #128]
+    stp     x18, x19, [x1, #144]
+    stp     x20, x21, [x1, #160]
+    stp     x22, x23, [x1, #176]
+    stp     x24, x25, [x1, #192]
+    stp     x26, x27, [x1, #208]
+    stp     x28, x29, [x1, #224]
+    mrs     x4, elr_el2
+    mrs     x5, spsr_el2
+    stp     x30, x4, [x1, #240]
+    str     x5, [x1, #256]
+    stp     x2, x3, [x1]
+    ldp     x21, x22, [sp, #16]
+    ldp     x23, x24, [sp, #32]
+    ldp     x25, x26, [sp, #48]
+    ldp     x27, x28, [sp, #64]
+    ldp     x29, x30, [sp, #80]
+    ldp     x19, x20, [sp], #FRAME_SIZE
+    ret
+
+// A vector of a lower exception level.
+.macro lower number
+.balign 128
+    stp     x0, x1, [sp, #-16]!
+    mov     x0, #\number
+    b       guest_exit
+.endm
+
+// A vector of EL2 itself: a fault of ours. The stack may be what is broken, so
+// the report gets one of its own, found through TPIDR_EL2 (0 before it is set).
+.macro own number
+.balign 128
+    msr     tpidr_el1, x0           // the guest's, but nobody goes on from here
+    mov     x0, #\number
+    b       own_fault
+.endm
+
+.balign 2048
+.global vectors
+vectors:
+    own     0
+    own     1
+    own     2
+    own     3
+    own     4
+    own     5
+    own     6
+    own     7
+    lower   0
+    lower   1
+    lower   2
+    lower   3
+    lower   4
+    lower   5
+    lower   6
+    lower   7
+
+// In: x0 = vector number, TPIDR_EL1 = x0 at the fault. Builds a Registers on
+// the fault stack and calls report_fault(registers, vector).
+own_fault:
+    msr     tpidrro_el0, x1
+    mrs     x1, tpidr_el2
+    cbnz    x1, 1f
+    adrp    x1, __boot_stack_top
+1:  sub     x1, x1, #288
+    stp     x2, x3, [x1, #16]
+    stp     x4, x5, [x1, #32]
+    stp     x6, x7, [x1, #48]
+    stp     x8, x9, [x1, #64]
+    stp     x10, x11, [x1, #80]
+    stp     x12, x13, [x1, #96]
+    stp     x14, x15, [x1, #112]
+    stp     x16, x17, [x1, #128]
+    stp     x18, x19, [x1, #144]
+    stp     x20, x21, [x1, #160]
+    stp     x22, x23, [x1, #176]
+    stp     x24, x25, [x1, #192]
+    stp     x26, x27, [x1, #208]
+    stp     x28, x29, [x1, #224]
+    mrs     x2, tpidr_el1
+    mrs     x3, tpidrro_el0
+    stp     x2, x3, [x1]
+    mrs     x2, elr_el2
+    stp     x30, x2, [x1, #240]
+    mrs     x2, spsr_el2
+    mov     x3, sp
+    stp     x2, x3, [x1, #256]
+    mov     sp, x1
+    mov     x2, x0
+    mov     x0, x1
+    mov     x1, x2
+    bl      report_fault
+2:  wfi
+    b       2b
