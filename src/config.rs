@@ -24,9 +24,9 @@ pub struct RawPlacement {
 /// One virtual machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct VmConfig {
-    /// Unique name, 1 to 31 characters of `[a-z0-9_-]`.
+    /// Unique name, 1 to 24 characters of `[a-z0-9_-]`.
     pub name: String,
-    /// Number of virtual CPUs, at least 1.
+    /// Number of virtual CPUs, 1 to 64.
     pub vcpus: u32,
     /// Size of memory in bytes, a multiple of 2 MiB.
     pub memory: u64,
