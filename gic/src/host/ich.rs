@@ -1,0 +1,153 @@
+//! The virtual interface control registers of GICv3, `ICH_*_EL2` (IHI 0069 12.4). Apple silicon has them too.
+
+use super::CpuInterfaceState;
+use super::system;
+use crate::ListRegister;
+
+const HCR_EN: u64 = 1 << 0;
+const HCR_UIE: u64 = 1 << 1;
+const VTR_LIST_REGS: u64 = 0x1f;
+const VTR_PRE_BITS_SHIFT: u32 = 26;
+const VTR_PRI_BITS_SHIFT: u32 = 29;
+const VTR_BITS_MASK: u64 = 0b111;
+const VMCR_PRIORITY_SHIFT: u32 = 24;
+/// Interrupts of group 0 are FIQs; fixed to one with system registers.
+const VMCR_FIQ_ENABLE: u64 = 1 << 3;
+
+/// The virtual CPU interface of the CPU that uses it.
+#[derive(Debug)]
+pub struct Ich {
+    count: u8,
+    /// How many of each kind of active priorities register there are.
+    active_priorities: u8,
+    priority_bits: u8,
+    hcr: u64,
+}
+
+impl Ich {
+    /// Frees all list registers of the CPU that calls and leaves the interface off. `ICC_SRE_EL2.SRE` must be set where
+    /// it exists.
+    #[must_use]
+    pub fn new() -> Self {
+        let vtr = system::read_ich_vtr();
+        let preemption_bits = ((vtr >> VTR_PRE_BITS_SHIFT) & VTR_BITS_MASK).saturating_add(1);
+        let mut ich = Self {
+            count: (vtr & VTR_LIST_REGS).saturating_add(1).min(16) as u8,
+            // One bit for each preemption level, 32 in a register.
+            active_priorities: 1u8.wrapping_shl(preemption_bits.saturating_sub(5) as u32).min(4),
+            priority_bits: ((vtr >> VTR_PRI_BITS_SHIFT) & VTR_BITS_MASK).saturating_add(1) as u8,
+            hcr: 0,
+        };
+        system::write_ich_hcr(0);
+        for n in 0..ich.count() {
+            system::write_ich_lr(n, 0);
+        }
+        ich.restore(&CpuInterfaceState::default());
+        ich
+    }
+
+    /// Turns the interface on or off.
+    pub fn enable(&mut self, on: bool) {
+        self.change(HCR_EN, on);
+    }
+
+    /// The number of list registers.
+    #[inline(always)]
+    #[must_use]
+    pub const fn count(&self) -> usize {
+        self.count as usize
+    }
+
+    /// Reads list register `n`.
+    #[inline(always)]
+    #[must_use]
+    pub fn read(&self, n: usize) -> ListRegister {
+        ListRegister::decode_ich(system::read_ich_lr(n))
+    }
+
+    /// Writes list register `n`.
+    #[inline(always)]
+    pub fn write(&mut self, n: usize, value: &ListRegister) {
+        system::write_ich_lr(n, value.encode_ich());
+    }
+
+    /// Frees list register `n`.
+    #[inline(always)]
+    pub fn clear(&mut self, n: usize) {
+        system::write_ich_lr(n, 0);
+    }
+
+    /// `ICH_ELRSR_EL2`.
+    #[inline(always)]
+    #[must_use]
+    pub fn empty(&self) -> u32 {
+        system::read_ich_elrsr() as u32
+    }
+
+    /// `ICH_EISR_EL2`.
+    #[inline(always)]
+    #[must_use]
+    pub fn ended(&self) -> u32 {
+        system::read_ich_eisr() as u32
+    }
+
+    /// `ICH_HCR_EL2.UIE`.
+    pub fn set_underflow(&mut self, on: bool) {
+        self.change(HCR_UIE, on);
+    }
+
+    /// Whether the interface is on and a maintenance interrupt has a cause.
+    #[must_use]
+    pub fn has_maintenance(&self) -> bool {
+        self.hcr & HCR_EN != 0 && system::read_ich_misr() != 0
+    }
+
+    /// Saves what the vCPU has beside list registers.
+    pub fn save(&self, state: &mut CpuInterfaceState) {
+        state.vmcr = system::read_ich_vmcr();
+        for (n, (group0, group1)) in
+            state.active_group0.iter_mut().zip(&mut state.active_group1).enumerate()
+        {
+            if n < usize::from(self.active_priorities) {
+                *group0 = system::read_ich_ap0r(n);
+                *group1 = system::read_ich_ap1r(n);
+            }
+        }
+    }
+
+    /// Gives the interface the state of a vCPU.
+    pub fn restore(&mut self, state: &CpuInterfaceState) {
+        system::write_ich_vmcr(state.vmcr | VMCR_FIQ_ENABLE);
+        for (n, (group0, group1)) in
+            state.active_group0.iter().zip(&state.active_group1).enumerate()
+        {
+            if n < usize::from(self.active_priorities) {
+                system::write_ich_ap0r(n, *group0);
+                system::write_ich_ap1r(n, *group1);
+            }
+        }
+    }
+
+    /// `ICH_VMCR_EL2.VPMR`.
+    #[must_use]
+    pub fn priority_mask(&self) -> u8 {
+        (system::read_ich_vmcr() >> VMCR_PRIORITY_SHIFT) as u8
+    }
+
+    /// `ICH_VTR_EL2.PRIbits` + 1.
+    #[must_use]
+    pub const fn priority_bits(&self) -> u8 {
+        self.priority_bits
+    }
+
+    fn change(&mut self, bits: u64, on: bool) {
+        self.hcr = if on { self.hcr | bits } else { self.hcr & !bits };
+        system::write_ich_hcr(self.hcr);
+    }
+}
+
+impl Default for Ich {
+    fn default() -> Self {
+        Self::new()
+    }
+}

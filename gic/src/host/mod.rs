@@ -1,0 +1,346 @@
+//! The physical interrupt controller, driven from EL2.
+//!
+//! [`Controller`] is the part that all CPUs share, [`CpuInterface`] what one CPU has of it, with its list registers.
+//! Both kinds of GIC run with the end of an interrupt split in two (`EOImode` = 1): the hypervisor
+//! [drops the priority](CpuInterface::priority_drop), and [deactivates](CpuInterface::deactivate) either at once or
+//! leaves that to the guest through a linked list register.
+
+mod bank;
+mod gich;
+mod ich;
+mod mmio;
+mod state;
+mod system;
+pub mod v2;
+pub mod v3;
+
+pub use gich::Gich;
+pub use ich::Ich;
+pub use state::CpuInterfaceState;
+
+use crate::{Affinity, IntId, ListRegister, ListRegisters};
+
+/// The SGI by which the hypervisor makes another CPU exit from its guest.
+pub const KICK: IntId = IntId::new(1);
+
+/// What makes an interrupt pending.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Trigger {
+    /// The input's level.
+    Level,
+    /// A rising edge of the input.
+    Edge,
+}
+
+/// Why a controller can't be used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Error {
+    /// An address is zero or misaligned, or a frame is too small.
+    #[error(
+        "{0}: address zero or not aligned, or too small; check the interrupt controller's `reg` in the device tree"
+    )]
+    Frame(&'static str),
+    /// No redistributor has this CPU's affinity.
+    #[error(
+        "no redistributor for the CPU with affinity {:#x}; check the interrupt controller's `reg` in the device tree",
+        .0.packed()
+    )]
+    NoRedistributor(Affinity),
+    /// The redistributor does not wake up.
+    #[error("the redistributor stays asleep (GICR_WAKER.ChildrenAsleep)")]
+    Asleep,
+    /// A register write stays pending.
+    #[error("{0} stays set")]
+    Pending(&'static str),
+    /// The system registers of GICv3 can't be enabled.
+    #[error(
+        "ICC_SRE_EL2.SRE can't be set; firmware must enable the system-register interface (ICC_SRE_EL3)"
+    )]
+    NoSystemRegisters,
+}
+
+/// An interrupt that this CPU has acknowledged, as the CPU interface wants it back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Acknowledged(u32);
+
+impl Acknowledged {
+    /// `GICC_IAR.INTID`. In GICv3 it's wider, but LPIs aren't used.
+    const INTID: u32 = 0x3ff;
+
+    /// Which interrupt it is.
+    #[inline(always)]
+    #[must_use]
+    pub const fn intid(self) -> IntId {
+        IntId::new(self.0 & Self::INTID)
+    }
+
+    /// GICv2: the CPU interface that sent the SGI.
+    #[must_use]
+    pub const fn source(self) -> u8 {
+        (self.0 >> 10) as u8 & 0b111
+    }
+
+    #[inline(always)]
+    const fn from_register(value: u32) -> Option<Self> {
+        // 1020 to 1023 are special: nothing to acknowledge (IHI 0069 2.2.1).
+        if value & Self::INTID >= IntId::END { None } else { Some(Self(value)) }
+    }
+}
+
+/// Where an SGI goes: one CPU. See [`CpuInterface::sgi_target`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SgiTarget(u64);
+
+/// The part of the interrupt controller that all CPUs share.
+#[derive(Clone, Copy, Debug)]
+pub enum Controller {
+    /// GICv2.
+    V2(v2::Distributor),
+    /// GICv3, or GICv4 as such.
+    V3(v3::Distributor),
+}
+
+impl Controller {
+    /// Disables every shared interrupt, clears their state, routes them to the CPU that calls, and turns the
+    /// distributor on. To be called once, before any [`init_cpu`](Self::init_cpu).
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Pending`] if the distributor doesn't come to rest.
+    pub fn init_distributor(&self, boot_cpu: Affinity) -> Result<(), Error> {
+        match self {
+            Self::V2(distributor) => distributor.init(),
+            Self::V3(distributor) => distributor.init(boot_cpu),
+        }
+    }
+
+    /// Sets up what belongs to the CPU that calls: its private interrupts, its CPU interface and its virtual CPU
+    /// interface. SGIs are enabled, PPIs are not.
+    ///
+    /// # Errors
+    ///
+    /// [`Error`] says what the CPU lacks.
+    pub fn init_cpu(&self, cpu: Affinity) -> Result<CpuInterface, Error> {
+        Ok(match self {
+            Self::V2(distributor) => CpuInterface::V2(distributor.init_cpu()?),
+            Self::V3(distributor) => CpuInterface::V3(distributor.init_cpu(cpu)?),
+        })
+    }
+
+    /// One past the last INTID.
+    #[must_use]
+    pub fn interrupts(&self) -> u32 {
+        match self {
+            Self::V2(distributor) => distributor.interrupts(),
+            Self::V3(distributor) => distributor.interrupts(),
+        }
+    }
+}
+
+/// What one CPU has of the interrupt controller. To be used on that CPU only.
+#[derive(Debug)]
+pub enum CpuInterface {
+    /// GICv2.
+    V2(v2::Cpu),
+    /// GICv3.
+    V3(v3::Cpu),
+}
+
+/// Calls the same method of either version.
+macro_rules! either {
+    ($self:ident, $cpu:ident => $call:expr) => {
+        match $self {
+            Self::V2($cpu) => $call,
+            Self::V3($cpu) => $call,
+        }
+    };
+}
+
+impl CpuInterface {
+    /// Acknowledges the most urgent pending interrupt, if there is one. It is active from now on.
+    #[inline(always)]
+    pub fn acknowledge(&mut self) -> Option<Acknowledged> {
+        either!(self, cpu => cpu.acknowledge())
+    }
+
+    /// Drops the priority to what it was before `interrupt`, which stays active. In the reverse order of acknowledging.
+    #[inline(always)]
+    pub fn priority_drop(&mut self, interrupt: Acknowledged) {
+        either!(self, cpu => cpu.priority_drop(interrupt));
+    }
+
+    /// Deactivates `interrupt`, after its priority drop.
+    #[inline(always)]
+    pub fn deactivate(&mut self, interrupt: Acknowledged) {
+        either!(self, cpu => cpu.deactivate(interrupt));
+    }
+
+    /// Enables an interrupt; a private one for this CPU.
+    pub fn enable(&mut self, intid: IntId) {
+        either!(self, cpu => cpu.bank(intid).enable(intid));
+    }
+
+    /// Disables an interrupt and waits until that has taken effect.
+    pub fn disable(&mut self, intid: IntId) {
+        either!(self, cpu => cpu.disable(intid));
+    }
+
+    /// Whether an interrupt is enabled.
+    #[must_use]
+    pub fn is_enabled(&self, intid: IntId) -> bool {
+        either!(self, cpu => cpu.bank(intid).is_enabled(intid))
+    }
+
+    /// Makes an interrupt pending.
+    pub fn set_pending(&mut self, intid: IntId) {
+        either!(self, cpu => cpu.bank(intid).set_pending(intid));
+    }
+
+    /// Makes an interrupt no longer pending, unless its input is an asserted level.
+    pub fn clear_pending(&mut self, intid: IntId) {
+        either!(self, cpu => cpu.bank(intid).clear_pending(intid));
+    }
+
+    /// Whether an interrupt is pending.
+    #[must_use]
+    pub fn is_pending(&self, intid: IntId) -> bool {
+        either!(self, cpu => cpu.bank(intid).is_pending(intid))
+    }
+
+    /// Makes an interrupt active, so that it isn't signalled.
+    pub fn set_active(&mut self, intid: IntId) {
+        either!(self, cpu => cpu.bank(intid).set_active(intid));
+    }
+
+    /// Makes an interrupt inactive, without the priority drop that acknowledging needs.
+    pub fn clear_active(&mut self, intid: IntId) {
+        either!(self, cpu => cpu.bank(intid).clear_active(intid));
+    }
+
+    /// Whether an interrupt is active.
+    #[must_use]
+    pub fn is_active(&self, intid: IntId) -> bool {
+        either!(self, cpu => cpu.bank(intid).is_active(intid))
+    }
+
+    /// Sets the priority of an interrupt; 0 is the highest. After initialisation all have the same.
+    pub fn set_priority(&mut self, intid: IntId, priority: u8) {
+        either!(self, cpu => cpu.bank(intid).set_priority(intid, priority));
+    }
+
+    /// Sets what makes an interrupt pending. It must be disabled, and no other CPU may do the same at that moment for
+    /// an interrupt among the same sixteen.
+    pub fn set_trigger(&mut self, intid: IntId, trigger: Trigger) {
+        either!(self, cpu => cpu.bank(intid).set_trigger(intid, trigger));
+    }
+
+    /// Routes a shared interrupt to this CPU.
+    pub fn target_self(&mut self, intid: IntId) {
+        either!(self, cpu => cpu.target(intid, cpu.sgi_target()));
+    }
+
+    /// Routes a shared interrupt to another CPU.
+    pub fn target(&mut self, intid: IntId, target: SgiTarget) {
+        either!(self, cpu => cpu.target(intid, target));
+    }
+
+    /// How other CPUs address this one.
+    #[must_use]
+    pub fn sgi_target(&self) -> SgiTarget {
+        either!(self, cpu => cpu.sgi_target())
+    }
+
+    /// Sends an SGI, after all stores before it are visible to its target.
+    #[inline(always)]
+    pub fn send_sgi(&mut self, sgi: IntId, target: SgiTarget) {
+        either!(self, cpu => cpu.send_sgi(sgi, target));
+    }
+
+    /// Turns the virtual CPU interface on or off. While it is off, no virtual interrupt and no maintenance interrupt
+    /// is signalled.
+    pub fn enable_virtual_interface(&mut self, on: bool) {
+        either!(self, cpu => cpu.virtual_interface().enable(on));
+    }
+
+    /// Whether a maintenance interrupt has a cause (`ICH_MISR_EL2`, `GICH_MISR`).
+    #[must_use]
+    pub fn has_maintenance(&self) -> bool {
+        either!(self, cpu => cpu.has_maintenance())
+    }
+
+    /// Saves what the vCPU has in the virtual CPU interface, beside list registers.
+    pub fn save(&mut self, state: &mut CpuInterfaceState) {
+        either!(self, cpu => cpu.virtual_interface().save(state));
+    }
+
+    /// Gives the virtual CPU interface the state of a vCPU.
+    pub fn restore(&mut self, state: &CpuInterfaceState) {
+        either!(self, cpu => cpu.virtual_interface().restore(state));
+    }
+
+    /// The guest's priority mask as of now (`VMCR`).
+    #[must_use]
+    pub fn priority_mask(&mut self) -> u8 {
+        either!(self, cpu => cpu.virtual_interface().priority_mask())
+    }
+
+    /// Priority bits of the list registers, for [`Config::priority_bits`](crate::Config::priority_bits).
+    #[must_use]
+    pub fn priority_bits(&mut self) -> u8 {
+        either!(self, cpu => cpu.virtual_interface().priority_bits())
+    }
+}
+
+/// Where the version is known, use the list registers of [`v2::Cpu`] and [`v3::Cpu`]: they do without a branch.
+impl ListRegisters for CpuInterface {
+    #[inline(always)]
+    fn count(&self) -> usize {
+        either!(self, cpu => cpu.count())
+    }
+
+    #[inline(always)]
+    fn read(&mut self, n: usize) -> ListRegister {
+        either!(self, cpu => ListRegisters::read(cpu, n))
+    }
+
+    #[inline(always)]
+    fn write(&mut self, n: usize, value: &ListRegister) {
+        either!(self, cpu => ListRegisters::write(cpu, n, value));
+    }
+
+    #[inline(always)]
+    fn clear(&mut self, n: usize) {
+        either!(self, cpu => ListRegisters::clear(cpu, n));
+    }
+
+    #[inline(always)]
+    fn empty(&mut self) -> u32 {
+        either!(self, cpu => cpu.empty())
+    }
+
+    #[inline(always)]
+    fn ended(&mut self) -> u32 {
+        either!(self, cpu => cpu.ended())
+    }
+
+    fn set_underflow(&mut self, on: bool) {
+        either!(self, cpu => cpu.set_underflow(on));
+    }
+
+    fn deactivate(&mut self, physical: u32) {
+        either!(self, cpu => ListRegisters::deactivate(cpu, physical));
+    }
+}
+
+/// Waits until `done`, but not for ever. False if it takes too long.
+fn wait(mut done: impl FnMut() -> bool) -> bool {
+    /// Far more than any controller needs, and a fraction of a second at most.
+    const ROUNDS: u32 = 1_000_000;
+    (0..ROUNDS).any(|_| {
+        let over = done();
+        if !over {
+            core::hint::spin_loop();
+        }
+        over
+    })
+}
