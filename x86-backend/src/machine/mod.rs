@@ -17,8 +17,10 @@
 )]
 
 pub mod clock;
+pub mod cpuid;
 pub mod ioapic;
 pub mod lapic;
+pub mod msr;
 pub mod pic;
 pub mod pit;
 pub mod power;
