@@ -28,5 +28,9 @@
 )]
 
 mod bits;
+pub mod control;
+pub mod exception;
+pub mod identification;
+pub mod register_file;
 pub mod syndrome;
 pub mod system_register;

@@ -59,6 +59,13 @@ impl Syndrome {
         ExceptionClass::from_bits(field::<{ Self::EC_SHIFT }, 6>(self.0) as u8)
     }
 
+    /// The same syndrome with another class.
+    #[must_use]
+    pub const fn with_class(self, class: ExceptionClass) -> Self {
+        const CLASS: u64 = 0x3f << Syndrome::EC_SHIFT;
+        Self(self.0 & !CLASS | (class.bits() as u64) << Self::EC_SHIFT)
+    }
+
     /// The length of the instruction in bytes, as `IL` gives it: 2 (only T32) or 4.
     #[inline]
     #[must_use]
