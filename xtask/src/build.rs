@@ -72,10 +72,10 @@ pub fn image(workspace: &Workspace) -> Result<PathBuf> {
     Ok(file)
 }
 
-/// Builds the small guests.
+/// Builds the small guests, each as a file of its own that a VM file can name.
 ///
 /// # Errors
-/// As Cargo's.
+/// As [`run`].
 pub fn guests(workspace: &Workspace) -> Result<()> {
     process::run(cargo(workspace).args([
         "build",
@@ -85,7 +85,40 @@ pub fn guests(workspace: &Workspace) -> Result<()> {
         "-p",
         "guests",
         "--bins",
-    ]))
+    ]))?;
+    for name in guest_names(workspace)? {
+        let elf = artifact(workspace, &name);
+        let data = fs::read(&elf).with_context(|| format!("can't read {}", elf.display()))?;
+        let data = image::flatten_boot_image(&data).with_context(|| elf.display().to_string())?;
+        let file = guest(workspace, &name);
+        fs::write(&file, data).with_context(|| format!("can't write {}", file.display()))?;
+    }
+    Ok(())
+}
+
+/// Names of the small guests, sorted.
+///
+/// # Errors
+/// As the file system's.
+pub fn guest_names(workspace: &Workspace) -> Result<Vec<String>> {
+    let folder = workspace.root().join("guests/src/bin");
+    let mut names = Vec::new();
+    for entry in
+        fs::read_dir(&folder).with_context(|| format!("can't read {}", folder.display()))?
+    {
+        let path = entry?.path();
+        // A program is a file `NAME.rs` or a folder `NAME` with its parts.
+        let name = path.file_stem().map(|name| name.to_string_lossy().into_owned());
+        names.extend(name);
+    }
+    names.sort();
+    names.dedup();
+    Ok(names)
+}
+
+/// The flat image of the small guest `name`.
+pub fn guest(workspace: &Workspace, name: &str) -> PathBuf {
+    artifact(workspace, name).with_extension("img")
 }
 
 /// The linked file of the program `name` for the bare machine.

@@ -14,6 +14,7 @@ pub mod process;
 pub mod qemu;
 pub mod run;
 pub mod setup;
+pub mod test;
 pub mod vmfile;
 pub mod workspace;
 
@@ -42,6 +43,8 @@ enum Command {
     Pack(pack::Options),
     /// Set up, build, pack and start the emulator
     Run(run::Options),
+    /// Run the quality gate: format, lints, tests on the host, tests in the emulator
+    Test(test::Options),
 }
 
 /// Carries out the user's command.
@@ -54,6 +57,7 @@ pub fn execute(cli: &Cli) -> Result<ExitCode> {
         Command::Setup(options) => setup::run(&workspace, options)?,
         Command::Build(options) => build::run(&workspace, options)?,
         Command::Pack(options) => pack::run(&workspace, options)?,
+        Command::Test(options) => test::run(&workspace, options)?,
         Command::Run(options) => return run::run(&workspace, options),
     }
     Ok(ExitCode::SUCCESS)

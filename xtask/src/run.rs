@@ -79,7 +79,11 @@ pub fn run(workspace: &Workspace, options: &Options) -> Result<ExitCode> {
     }
 
     setup::run(workspace, &setup::Options::default())?;
-    if options.guest.is_some() {
+    if let Some(name) = &options.guest {
+        let known = build::guest_names(workspace)?;
+        if !known.contains(name) {
+            bail!("no guest {name:?}; there are {}", known.join(", "));
+        }
         build::guests(workspace)?;
     }
     build::image(workspace)?;
@@ -104,7 +108,7 @@ fn vm_file(workspace: &Workspace, options: &Options) -> Result<(VmFile, PathBuf)
     let here = PathBuf::new();
     let (mut file, base) = match (&options.guest, &options.vm) {
         (Some(name), _) => {
-            let kernel = build::artifact(workspace, name);
+            let kernel = build::guest(workspace, name);
             let text = format!(
                 "[[vm]]\nname = {}\nvcpus = 4\nmemory = \"64M\"\nkernel = {}\n",
                 toml::Value::from(name.as_str()),
@@ -121,6 +125,11 @@ fn vm_file(workspace: &Workspace, options: &Options) -> Result<(VmFile, PathBuf)
             (VmFile::load(&path)?, workspace.root().join("vms"))
         }
     };
+    // What the user asks for counts more than what the file says the machine has.
+    file.machine.cpus = options.machine.smp.or(file.machine.cpus);
+    if options.memory.is_some() {
+        file.machine.memory = None;
+    }
     let overrides = options.kernel.is_some()
         || options.initrd.is_some()
         || options.cmdline.is_some()
@@ -153,7 +162,10 @@ fn vm_file(workspace: &Workspace, options: &Options) -> Result<(VmFile, PathBuf)
         vm.cmdline = options.cmdline.clone().unwrap_or_else(|| vm.cmdline.clone());
         vm.vcpus = options.cpus.unwrap_or(vm.vcpus);
         vm.memory = options.memory.unwrap_or(vm.memory);
-        vm.check(&file.machine)?;
+    }
+    for vm in &file.vms {
+        let vm = vm.get_ref();
+        vm.check(&file.machine).with_context(|| format!("vm {:?}", vm.name))?;
     }
     Ok((file, base))
 }

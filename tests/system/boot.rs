@@ -1,0 +1,83 @@
+//! How the image is entered, and what it does with nothing to run.
+
+use std::fs;
+use std::time::Duration;
+
+use anyhow::Result;
+
+use crate::emulator::Emulator;
+use crate::host::{self, Host, USUAL};
+use crate::{Case, case, tap};
+
+const LIMIT: Duration = Duration::from_secs(60);
+
+pub(crate) fn trials() -> Vec<Case> {
+    vec![
+        case("boot::without_a_bundle_the_embedded_guest_runs", embedded),
+        case("boot::at_el1_the_image_says_so_and_stays", at_el1),
+        case("boot::entered_with_e2h_as_by_m1n1/gic3/max/4cpu", || {
+            entered_with_e2h(Host { gic: 3, cpu: "max", cpus: 4 })
+        }),
+        case("boot::entered_with_e2h_as_by_m1n1/gic2/max/1cpu", || {
+            entered_with_e2h(Host { gic: 2, cpu: "max", cpus: 1 })
+        }),
+    ]
+}
+
+fn embedded() -> Result<()> {
+    let mut emulator = USUAL.boot_image(&fs::read(host::image()?)?, None, LIMIT)?;
+    emulator.expect("Hello from EL1")?;
+    Ok(())
+}
+
+fn at_el1() -> Result<()> {
+    let mut command = std::process::Command::new(xtask::qemu::PROGRAM);
+    command
+        .args(["-M", "virt,gic-version=3", "-cpu", "cortex-a72", "-m", "512M", "-nographic"])
+        .args(["-nodefaults", "-serial", "mon:stdio", "-kernel"])
+        .arg(host::image()?);
+    let mut emulator = Emulator::start(command, LIMIT, None)?;
+    emulator.expect("EL1")?;
+    emulator.survive(Duration::from_secs(1))
+}
+
+fn entered_with_e2h(host: Host) -> Result<()> {
+    let bundle = xtask::fit::write(&[host::vm("timer", host::small("timer")?, 4, 64 << 20)])?;
+    let image = with_e2h_set(&fs::read(host::image()?)?);
+    let text = host.boot_image(&image, Some(&bundle), LIMIT)?.finish()?;
+    tap::judge(&text).map_err(|error| error.context(text))
+}
+
+/// Puts a stub before `image` that leaves HCR_EL2 as m1n1 does. The result is
+/// an arm64 `Image` again, so that the emulator passes the device tree in x0.
+fn with_e2h_set(image: &[u8]) -> Vec<u8> {
+    /// Images start at multiples of 2 MiB.
+    const STUB: usize = 2 << 20;
+    /// API, APK, TEA, E2H, RW, TGE, AMO, IMO, FMO: m1n1's value for a payload.
+    const HCR: u64 = 0x0000_0324_8800_0038;
+    /// The stub's code starts behind the header.
+    const CODE: usize = 64;
+    const NOP: u32 = 0xd503_201f;
+    const ISB: u32 = 0xd503_3fdf;
+    const MSR_HCR_EL2_X9: u32 = 0xd51c_1109;
+    let half = |index: u32| ((HCR >> (16 * index)) & 0xffff) as u32;
+    let move_wide = |opcode: u32, index: u32| opcode | index << 21 | half(index) << 5 | 9;
+    let movz = |index| move_wide(0xd280_0000, index);
+    let movk = |index| move_wide(0xf280_0000, index);
+    let branch = |from: usize, to: usize| 0x1400_0000 | ((to - from) / 4) as u32;
+
+    let mut words = vec![branch(0, CODE), NOP];
+    let size = (STUB + image.len() + (8 << 20)) as u64;
+    // text_offset, image_size, flags (little endian, 4 KiB pages, anywhere), three reserved.
+    for double in [0, size, 0b1010, 0, 0, 0] {
+        words.extend([double as u32, (double >> 32) as u32]);
+    }
+    words.extend([u32::from_le_bytes(*b"ARM\x64"), 0]);
+    words.extend([movz(0), movk(1), movk(2), movk(3), MSR_HCR_EL2_X9, ISB]);
+    words.push(branch(words.len() * 4, STUB));
+
+    let mut file: Vec<u8> = words.into_iter().flat_map(u32::to_le_bytes).collect();
+    file.resize(STUB, 0);
+    file.extend_from_slice(image);
+    file
+}

@@ -1,0 +1,189 @@
+//! One emulator with its console on pipes: wait for a text, type, wait for the end.
+
+use std::io::{Read, Write};
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use tempfile::TempDir;
+
+/// Lines of the console that a failure shows.
+const TAIL_LINES: usize = 60;
+
+/// A guest that floods its console is cut off here.
+const LOG_LIMIT: usize = 16 << 20;
+
+#[derive(Default)]
+struct Log {
+    bytes: Vec<u8>,
+    ended: bool,
+}
+
+#[derive(Default)]
+struct Shared {
+    log: Mutex<Log>,
+    changed: Condvar,
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, Log> {
+        self.log.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    fn pump(&self, mut from: impl Read, last: bool) {
+        let mut buffer = [0; 4096];
+        while let Ok(length @ 1..) = from.read(&mut buffer) {
+            let mut log = self.lock();
+            if log.bytes.len() < LOG_LIMIT {
+                log.bytes.extend_from_slice(&buffer[..length]);
+            }
+            self.changed.notify_all();
+        }
+        if last {
+            self.lock().ended = true;
+            self.changed.notify_all();
+        }
+    }
+}
+
+/// A running emulator; killed when dropped.
+pub(crate) struct Emulator {
+    child: Child,
+    shown: String,
+    shared: Arc<Shared>,
+    /// What lies before was seen by an earlier `expect`.
+    cursor: usize,
+    deadline: Instant,
+    /// Files that the emulator reads; removed with it.
+    _files: Option<TempDir>,
+}
+
+impl Emulator {
+    /// Starts `command`, which has to be done after `limit`.
+    pub(crate) fn start(
+        mut command: Command,
+        limit: Duration,
+        files: Option<TempDir>,
+    ) -> Result<Self> {
+        let shown = xtask::process::shown(&command);
+        let mut child = command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .with_context(|| format!("can't start `{shown}`"))?;
+        let shared = Arc::new(Shared::default());
+        if let Some(stdout) = child.stdout.take() {
+            let shared = Arc::clone(&shared);
+            thread::spawn(move || shared.pump(stdout, true));
+        }
+        if let Some(stderr) = child.stderr.take() {
+            let shared = Arc::clone(&shared);
+            thread::spawn(move || shared.pump(stderr, false));
+        }
+        let deadline = Instant::now() + limit;
+        Ok(Emulator { child, shown, shared, cursor: 0, deadline, _files: files })
+    }
+
+    /// Waits until `text` is printed and returns what came before it since
+    /// the last call.
+    pub(crate) fn expect(&mut self, text: &str) -> Result<String> {
+        let needle = text.as_bytes();
+        let mut log = self.shared.lock();
+        loop {
+            let unseen = log.bytes.get(self.cursor..).unwrap_or_default();
+            if let Some(at) = unseen.windows(needle.len()).position(|window| window == needle) {
+                let before = String::from_utf8_lossy(&unseen[..at]).into_owned();
+                self.cursor += at + needle.len();
+                return Ok(before);
+            }
+            let left = self.deadline.saturating_duration_since(Instant::now());
+            if log.ended || left.is_zero() {
+                let why = if log.ended { "the emulator ended" } else { "the time was up" };
+                drop(log);
+                bail!("{why} before {text:?} was printed\n{}", self.report());
+            }
+            (log, _) = self
+                .shared
+                .changed
+                .wait_timeout(log, left)
+                .unwrap_or_else(|poisoned| poisoned.into_inner());
+        }
+    }
+
+    /// Waits for a line that starts with `prefix` (after other text, maybe)
+    /// and returns the rest of it.
+    pub(crate) fn expect_line(&mut self, prefix: &str) -> Result<String> {
+        self.expect(prefix)?;
+        Ok(self.expect("\n")?.trim().to_string())
+    }
+
+    /// Types `text`.
+    pub(crate) fn send(&mut self, text: &str) -> Result<()> {
+        let stdin = self.child.stdin.as_mut().context("the console is closed")?;
+        stdin.write_all(text.as_bytes())?;
+        Ok(stdin.flush()?)
+    }
+
+    /// Waits for the emulator's end, which has to be a successful one, and
+    /// returns all that was printed.
+    pub(crate) fn finish(mut self) -> Result<String> {
+        loop {
+            if let Some(status) = self.child.try_wait()? {
+                self.drain();
+                if !status.success() {
+                    bail!("the emulator ended with {status}\n{}", self.report());
+                }
+                return Ok(self.text());
+            }
+            if Instant::now() > self.deadline {
+                bail!("the emulator did not end in time\n{}", self.report());
+            }
+            thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// Lets the emulator run for `time`; it must not end.
+    pub(crate) fn survive(&mut self, time: Duration) -> Result<()> {
+        thread::sleep(time);
+        match self.child.try_wait()? {
+            None => Ok(()),
+            Some(status) => bail!("the emulator ended with {status}\n{}", self.report()),
+        }
+    }
+
+    /// All that was printed so far.
+    pub(crate) fn text(&self) -> String {
+        String::from_utf8_lossy(&self.shared.lock().bytes).into_owned()
+    }
+
+    /// Waits for the last output of an emulator that has ended.
+    fn drain(&self) {
+        let limit = Instant::now() + Duration::from_secs(5);
+        let mut log = self.shared.lock();
+        while !log.ended && Instant::now() < limit {
+            let wait = self.shared.changed.wait_timeout(log, Duration::from_millis(100));
+            (log, _) = wait.unwrap_or_else(|poisoned| poisoned.into_inner());
+        }
+    }
+
+    /// The command line and the end of the log, for a failure's message.
+    pub(crate) fn report(&self) -> String {
+        let text = self.text();
+        let lines: Vec<_> = text.lines().collect();
+        let tail = lines.get(lines.len().saturating_sub(TAIL_LINES)..).unwrap_or_default();
+        let tail: String =
+            tail.iter().map(|line| format!("    {}\n", line.escape_debug())).collect();
+        format!("  command: {}\n  the console's last lines:\n{tail}", self.shown)
+    }
+}
+
+impl Drop for Emulator {
+    fn drop(&mut self) {
+        // It may have ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}

@@ -1,0 +1,57 @@
+//! System tests: boot the image in an emulator and judge what guests do.
+//!
+//! `cargo xtask test` builds what they need and runs them; a plain
+//! `cargo test` lists them as ignored. Every trial starts one emulator, whose
+//! console it drives; on failure the end of the console's log is shown.
+//! `BUNSHIN_FULL=1` adds the rest of the matrix.
+
+mod boot;
+mod bundle;
+mod emulator;
+mod firmware;
+mod guests;
+mod host;
+mod linux;
+mod tap;
+
+use std::env;
+use std::process::ExitCode;
+
+use libtest_mimic::{Arguments, Trial};
+
+/// Emulators at the same time; each has several busy threads.
+const PARALLEL: usize = 2;
+
+fn main() -> ExitCode {
+    let mut arguments = Arguments::from_args();
+    arguments.test_threads = Some(arguments.test_threads.unwrap_or(PARALLEL).min(PARALLEL));
+    let enabled = env::var_os(xtask::test::ENABLE).is_some();
+    let full = env::var_os(xtask::test::FULL).is_some();
+    let mut trials = Vec::new();
+    trials.extend(tap::trials());
+    trials.extend(guests::trials(full));
+    trials.extend(boot::trials());
+    trials.extend(bundle::trials());
+    trials.extend(linux::trials(full));
+    trials.extend(firmware::trials(full));
+    let trials = trials
+        .into_iter()
+        .map(|(name, run)| {
+            let trial =
+                Trial::test(name, move || run().map_err(|error| format!("{error:#}").into()));
+            trial.with_ignored_flag(!enabled)
+        })
+        .collect();
+    libtest_mimic::run(&arguments, trials).exit_code()
+}
+
+/// A test: its name and what it does.
+type Case = (String, Box<dyn FnOnce() -> anyhow::Result<()> + Send>);
+
+/// Makes a [`Case`].
+fn case(
+    name: impl Into<String>,
+    run: impl FnOnce() -> anyhow::Result<()> + Send + 'static,
+) -> Case {
+    (name.into(), Box::new(run))
+}
