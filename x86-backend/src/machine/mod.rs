@@ -16,14 +16,18 @@
     )
 )]
 
+pub mod acpi;
 pub mod clock;
 pub mod cpuid;
 pub mod ioapic;
+pub mod kvm_clock;
 pub mod lapic;
+pub mod layout;
 pub mod msr;
 pub mod pic;
 pub mod pit;
 pub mod power;
+pub mod registers;
 pub mod rtc;
 pub mod uart16550;
 

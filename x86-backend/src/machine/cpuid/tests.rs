@@ -129,7 +129,7 @@ fn the_topology_agrees_between_its_leaves() {
         assert_eq!(cpuid.query(1, 0, &STATE).ebx >> 16 & 0xff, vcpus);
         assert_eq!(cpuid.query(1, 0, &STATE).edx >> 28 & 1 == 1, vcpus > 1);
         let addresses = cpuid.query(0x8000_0008, 0, &STATE);
-        assert_eq!(addresses.ecx, vcpus - 1 | bits << 12);
+        assert_eq!(addresses.ecx, (vcpus - 1) | (bits << 12));
         assert_eq!(addresses.eax, 0x3028);
     }
 }
