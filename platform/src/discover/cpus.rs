@@ -93,9 +93,9 @@ fn cpu(node: &Node<'_>) -> Result<Cpu, PropertyError> {
     }
     let enable_method = match node.str("enable-method") {
         Some("psci") => EnableMethod::Psci,
-        Some("spin-table") => {
-            let release = node.required("cpu-release-addr")?.u64()?;
-            EnableMethod::SpinTable { release: PhysicalAddress::new(release) }
+        // Without an address the bootloader has left the CPU where nobody can reach it, or it is the boot CPU.
+        Some("spin-table") if let Some(release) = node.property("cpu-release-addr") => {
+            EnableMethod::SpinTable { release: PhysicalAddress::new(release.u64()?) }
         }
         other => EnableMethod::Unknown(other.unwrap_or_default().to_owned()),
     };

@@ -118,6 +118,24 @@ fn a_machine_needs_only_memory_a_cpu_and_an_interrupt_controller() {
 }
 
 #[test]
+fn a_cpu_without_release_address_is_known_but_cannot_be_started() {
+    let blob = TestBlob::root(1, 1)
+        .leaf("memory", |n| n.text("device_type", "memory").cells("reg", &[0, 0x1000]))
+        .leaf("cpus", |n| {
+            let n = n.cells("#address-cells", &[1]).cells("#size-cells", &[0]);
+            n.leaf("cpu@0", |n| n.cells("reg", &[0]).text("enable-method", "spin-table"))
+                .leaf("cpu@1", |n| n.cells("reg", &[1]).text("enable-method", "vendor,smp"))
+                .leaf("cpu@2", |n| n.cells("reg", &[2]))
+        })
+        .leaf("gic", |n| n.text("compatible", "arm,gic-400").cells("reg", &[1, 1, 2, 2]))
+        .end();
+    let methods: Vec<_> =
+        discover(blob).unwrap().cpus.into_iter().map(|cpu| cpu.enable_method).collect();
+    let unknown = |method: &str| EnableMethod::Unknown(method.to_owned());
+    assert_eq!(methods, [unknown("spin-table"), unknown("vendor,smp"), unknown("")]);
+}
+
+#[test]
 fn a_machine_that_cannot_run_guests_is_refused_in_words() {
     let cpus = |n: TestBlob| {
         n.cells("#address-cells", &[1])
@@ -151,11 +169,13 @@ fn a_machine_that_cannot_run_guests_is_refused_in_words() {
                 .leaf("memory", memory)
                 .leaf("cpus", |n| {
                     n.cells("#size-cells", &[0]).leaf("cpu", |n| {
-                        n.cells("reg", &[0, 1]).text("enable-method", "spin-table")
+                        n.cells("reg", &[0, 1])
+                            .text("enable-method", "spin-table")
+                            .cells("cpu-release-addr", &[1, 2, 3])
                     })
                 })
                 .end(),
-            "device tree: /cpus/cpu: property \"cpu-release-addr\": it is missing",
+            "device tree: /cpus/cpu: property \"cpu-release-addr\": the value isn't one number of 4 or 8 bytes",
         ),
         (
             root()
