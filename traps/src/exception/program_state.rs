@@ -185,7 +185,7 @@ mod tests {
 
     #[test]
     fn a_skip_clears_step_and_branch_type_and_nothing_else() {
-        let state = ProgramState::new(u64::MAX & !ProgramState::AARCH32);
+        let state = ProgramState::new(!ProgramState::AARCH32);
         let (pc, after) = state.skip_instruction(u64::MAX - 3, 4);
         assert_eq!(pc, 0);
         assert_eq!(state.bits() & !after.bits(), ProgramState::SS | ProgramState::BTYPE);
@@ -223,11 +223,11 @@ mod tests {
                 v,
                 !v,
                 c && !z,
-                !(c && !z),
+                !c || z,
                 n == v,
                 n != v,
                 !z && n == v,
-                !(!z && n == v),
+                z || n != v,
                 true,
                 true,
             ];
