@@ -60,6 +60,8 @@ pub mod class {
 
 /// Fault status codes, `ESR_EL1.DFSC` and `IFSC`.
 pub mod status {
+    /// Translation fault, level 0; levels follow.
+    pub const TRANSLATION: u64 = 0x04;
     /// Synchronous external abort.
     pub const EXTERNAL: u64 = 0x10;
     /// Synchronous external abort on a translation table walk, level 0; levels follow.

@@ -89,10 +89,10 @@ impl Machine {
 /// First address of this image and first address after it.
 pub fn image() -> (u64, u64) {
     unsafe extern "C" {
-        static image_start: u8;
-        static image_end: u8;
+        static image_head: u8;
+        static bss_end: u8;
     }
-    (&raw const image_start as u64, &raw const image_end as u64)
+    (&raw const image_head as u64, &raw const bss_end as u64)
 }
 
 static MACHINE: Once<Machine> = Once::new();

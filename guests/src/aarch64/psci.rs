@@ -139,6 +139,41 @@ pub fn system_off() -> ! {
     }
 }
 
+/// How a call that suspends ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Suspended {
+    /// The call returned, with this answer.
+    Returned(i64),
+    /// The CPU lost its state and came back at its entry point.
+    Resumed,
+}
+
+/// What the CPU needs to go on after a power-down.
+#[repr(C, align(128))]
+struct Saved([u64; 16]);
+
+fn suspend(function: u64, power_state: u64) -> Suspended {
+    unsafe extern "C" {
+        fn suspend_cpu(function: u64, power_state: u64, save: *mut Saved) -> i64;
+    }
+    let mut saved = Saved([0; 16]);
+    // SAFETY: `saved` outlives the call, which comes back with all that a function keeps.
+    match unsafe { suspend_cpu(function, power_state, &mut saved) } {
+        1 => Suspended::Resumed,
+        answer => Suspended::Returned(i64::from(answer as i32)),
+    }
+}
+
+/// `CPU_SUSPEND` of this CPU.
+pub fn cpu_suspend(power_state: u32) -> Suspended {
+    suspend(function::CPU_SUSPEND | function::CALL_64, u64::from(power_state))
+}
+
+/// `SYSTEM_SUSPEND`.
+pub fn system_suspend() -> Suspended {
+    suspend(function::SYSTEM_SUSPEND | function::CALL_64, u64::MAX)
+}
+
 /// Starts a CPU at `entry` with `context` in x0.
 pub fn cpu_on(affinity: u64, entry: u64, context: u64) -> i64 {
     call(function::CPU_ON | function::CALL_64, affinity, entry, context)

@@ -27,6 +27,7 @@ pub struct Record {
     job: AtomicUsize,
     argument: AtomicU64,
     result: AtomicU64,
+    entry: [AtomicU64; 3],
     pub(super) expectation: Expectation,
 }
 
@@ -39,8 +40,36 @@ impl Record {
         job: AtomicUsize::new(0),
         argument: AtomicU64::new(0),
         result: AtomicU64::new(0),
+        entry: [const { AtomicU64::new(0) }; 3],
         expectation: Expectation::NEW,
     };
+
+    pub(super) fn note_entry(&self, state: EntryState) {
+        for (slot, value) in self.entry.iter().zip([state.sctlr, state.daif, state.el]) {
+            slot.store(value, Ordering::Relaxed);
+        }
+    }
+}
+
+/// What a CPU held when it entered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct EntryState {
+    /// `SCTLR_EL1`.
+    pub sctlr: u64,
+    /// `DAIF`.
+    pub daif: u64,
+    /// Exception level.
+    pub el: u64,
+}
+
+/// What a CPU held when it entered last.
+pub fn entry_state(index: usize) -> EntryState {
+    let [sctlr, daif, el] = &RECORDS[index].entry;
+    EntryState {
+        sctlr: sctlr.load(Ordering::Relaxed),
+        daif: daif.load(Ordering::Relaxed),
+        el: el.load(Ordering::Relaxed),
+    }
 }
 
 static RECORDS: [Record; MAX_CPUS] = [Record::NEW; MAX_CPUS];
@@ -92,6 +121,7 @@ pub fn entry(index: usize) -> (u64, u64) {
     record.index.store(index, Ordering::Relaxed);
     record.job.store(0, Ordering::Relaxed);
     record.state.store(OFF, Ordering::Relaxed);
+    record.note_entry(EntryState { sctlr: 0, daif: 0, el: 0 });
     let context = core::ptr::from_ref(record) as u64;
     cache::clean_to_coherency(context, size_of::<Record>() as u64);
     (secondary_entry as *const () as u64, context)

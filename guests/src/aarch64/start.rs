@@ -28,7 +28,7 @@ image_head:
     b       first_entry
     .long   0
     .quad   0
-    .quad   image_end
+    .quad   image_size
     .quad   0b1010
     .quad   0, 0, 0
     .ascii  "ARM\x64"
@@ -86,6 +86,9 @@ first_entry:
 
     .global secondary_entry
 secondary_entry:
+    mrs     x20, sctlr_el1
+    mrs     x21, daif
+    mrs     x22, currentel
     msr     daifset, #0xf
     msr     spsel, #1
     mov     x19, x0
@@ -96,7 +99,68 @@ secondary_entry:
     mov     x29, xzr
     mov     x30, xzr
     mov     x0, x19
+    mov     x1, x20
+    mov     x2, x21
+    mov     x3, x22
     b       {secondary}
+
+// suspend_cpu(function, power_state, save): a PSCI call that may come back at
+// another entry point; x0 = answer, or 1 after a power-down. `save` takes what
+// a function keeps, the stack pointer and the root table.
+    .global suspend_cpu
+suspend_cpu:
+    stp     x19, x20, [x2]
+    stp     x21, x22, [x2, #16]
+    stp     x23, x24, [x2, #32]
+    stp     x25, x26, [x2, #48]
+    stp     x27, x28, [x2, #64]
+    stp     x29, x30, [x2, #80]
+    mov     x9, sp
+    mrs     x10, ttbr0_el1
+    stp     x9, x10, [x2, #96]
+    mrs     x9, vbar_el1
+    mrs     x10, tpidr_el1
+    stp     x9, x10, [x2, #112]
+    mov     x19, x0
+    mov     x20, x1
+    mov     x21, x2
+    dc      civac, x2
+    add     x9, x2, #64
+    dc      civac, x9
+    dsb     sy
+    adr     x11, resume_entry
+    // CPU_SUSPEND(power_state, entry, context), SYSTEM_SUSPEND(entry, context).
+    mov     x1, x20
+    mov     x2, x11
+    mov     x3, x21
+    cmp     x20, #-1
+    csel    x1, x11, x1, eq
+    csel    x2, x21, x2, eq
+    hvc     #0
+    ldp     x19, x20, [x21]
+    ldr     x21, [x21, #16]
+    ret
+
+resume_entry:
+    msr     daifset, #0xf
+    msr     spsel, #1
+    mov     x19, x0
+    ldr     x0, [x19, #104]
+    bl      enable_mmu
+    ldp     x9, x10, [x19, #112]
+    msr     vbar_el1, x9
+    msr     tpidr_el1, x10
+    ldr     x9, [x19, #96]
+    mov     sp, x9
+    ldp     x21, x22, [x19, #16]
+    ldp     x23, x24, [x19, #32]
+    ldp     x25, x26, [x19, #48]
+    ldp     x27, x28, [x19, #64]
+    ldp     x29, x30, [x19, #80]
+    ldp     x19, x20, [x19]
+    isb
+    mov     x0, #1
+    ret
 
 // x0 = root table. Uses x1 and x2.
 enable_mmu:
@@ -147,8 +211,9 @@ extern "C" fn first(device_tree: u64) -> ! {
     unsafe { guest_main() }
 }
 
-extern "C" fn secondary(record: &'static smp::Record) -> ! {
+extern "C" fn secondary(record: &'static smp::Record, sctlr: u64, daif: u64, el: u64) -> ! {
     smp::adopt(record);
+    record.note_entry(smp::EntryState { sctlr, daif, el: el >> 2 });
     exception::install();
     cpu::start_event_stream();
     smp::serve(record)
