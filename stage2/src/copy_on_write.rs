@@ -2,7 +2,7 @@
 //!
 //! The table knows only that a page is shared; who else shares it, the caller counts.
 
-use crate::page_table::mapping;
+use crate::page_table::{mapping, merge_at};
 use crate::walk::find;
 use crate::{
     Attributes, Entry, Error, Format, IntermediateAddress, Leaf, Mapping, PageTable,
@@ -93,8 +93,11 @@ impl<F: Format> PageTable<F> {
             if !leaf.shared {
                 return Err(Error::NotShared { at: address });
             }
-            let (slot, leaf) =
-                editor.split_to_page(address.0)?.ok_or(Error::NotMapped { at: address })?;
+            let page = editor.split_to_page(address.0);
+            if page.is_err() {
+                merge_at(editor, address.0)?;
+            }
+            let (slot, leaf) = page?.ok_or(Error::NotMapped { at: address })?;
             let own = Leaf { address: copy, shared: false, dirty: leaf.logged, ..leaf };
             editor.set(&slot, Entry::Leaf(own));
             Ok(leaf.address)

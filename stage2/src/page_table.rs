@@ -274,13 +274,21 @@ fn isolate<F: Format, M: TableMemory, T: TlbMaintenance>(
         .try_for_each(|boundary| editor.split_at(boundary, &concerned));
     if result.is_err() {
         for boundary in [range.start, range.end] {
-            let page = Range { start: boundary, end: boundary.saturating_add(1) };
-            if boundary < editor.layout.input_end() {
-                walk(editor, page, &mut Coalesce)?;
-            }
+            merge_at(editor, boundary)?;
         }
     }
     result
+}
+
+/// Merges what can be merged of the tables on the way to `address`.
+pub(crate) fn merge_at<F: Format, M: TableMemory, T: TlbMaintenance>(
+    editor: &mut Editor<'_, F, M, T>,
+    address: u64,
+) -> Result<(), Error> {
+    if address >= editor.layout.input_end() {
+        return Ok(());
+    }
+    walk(editor, Range { start: address, end: address.saturating_add(1) }, &mut Coalesce)
 }
 
 /// Fails at the first mapping.

@@ -40,7 +40,6 @@ struct State<F> {
     next: u64,
     /// Allocations until memory runs out.
     budget: Option<usize>,
-    allocations: usize,
     /// Pages that a walk from the root reaches.
     linked: HashMap<u64, Linked>,
     /// What the TLB holds, by level and first guest address.
@@ -69,7 +68,6 @@ impl<F: Format + Copy> Machine<F> {
             free: vec![],
             next: FIRST_TABLE,
             budget: None,
-            allocations: 0,
             linked: HashMap::new(),
             cached: BTreeMap::new(),
             unpublished: false,
@@ -99,11 +97,6 @@ impl<F: Format + Copy> Machine<F> {
 
     pub(super) fn set_budget(&self, allocations: Option<usize>) {
         self.0.borrow_mut().budget = allocations;
-    }
-
-    /// Number of allocations so far.
-    pub(super) fn allocations(&self) -> usize {
-        self.0.borrow().allocations
     }
 
     pub(super) fn allocated_bytes(&self) -> u64 {
@@ -290,7 +283,6 @@ impl<F: Format> TableMemory for Machine<F> {
         if let Some(budget) = &mut state.budget {
             *budget = budget.checked_sub(1)?;
         }
-        state.allocations += 1;
         assert!(bytes.is_power_of_two() && (1 << 12..=1 << 18).contains(&bytes));
         // The last one that was freed first: that is what finds dangling ways to it.
         let found = state.free.iter().rposition(|(_, size)| *size == bytes);

@@ -86,10 +86,7 @@ fn operation() -> impl Strategy<Value = Operation> {
 }
 
 /// All leaves with what the hypervisor remembers of them.
-pub(super) fn leaves<F: Format>(table: &PageTable<F>, machine: &Machine<F>) -> Vec<Extent>
-where
-    F: Copy,
-{
+pub(super) fn leaves<F: Format + Copy>(table: &PageTable<F>, machine: &Machine<F>) -> Vec<Extent> {
     struct Collect(Vec<Extent>);
     impl<T: Tree> Visitor<T> for Collect {
         fn visit(&mut self, _: &mut T, slot: &layout::Slot, entry: Entry) -> Result<Step, Error> {
