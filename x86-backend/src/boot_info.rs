@@ -286,7 +286,7 @@ mod tests {
         memory[offset..offset + bytes.len()].copy_from_slice(bytes);
     }
 
-    fn reader(memory: &[u8]) -> impl Fn(u64, u64) -> Option<&[u8]> {
+    fn reader<'a>(memory: &'a [u8]) -> impl Fn(u64, u64) -> Option<&'a [u8]> {
         move |address, size| {
             let start = usize::try_from(address).ok()?;
             memory.get(start..start.checked_add(usize::try_from(size).ok()?)?)

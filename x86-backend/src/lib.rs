@@ -4,4 +4,8 @@
 extern crate alloc;
 
 pub mod boot_info;
+pub mod event;
 pub mod machine;
+pub mod paging;
+pub mod state;
+pub mod translate;

@@ -5,7 +5,21 @@
 extern crate alloc;
 
 #[cfg(all(target_arch = "x86_64", target_os = "none"))]
+mod backend;
+#[cfg(all(target_arch = "x86_64", target_os = "none"))]
+mod engine;
+#[cfg(all(target_arch = "x86_64", target_os = "none"))]
 mod host;
+#[cfg(all(target_arch = "x86_64", target_os = "none"))]
+mod launch;
+#[cfg(all(target_arch = "x86_64", target_os = "none"))]
+mod ram;
+#[cfg(all(target_arch = "x86_64", target_os = "none"))]
+mod svm;
+#[cfg(all(target_arch = "x86_64", target_os = "none"))]
+mod vcpu;
+#[cfg(all(target_arch = "x86_64", target_os = "none"))]
+mod vm;
 
 /// On a development machine there is nothing to run.
 #[cfg(not(all(target_arch = "x86_64", target_os = "none")))]

@@ -9,6 +9,7 @@ use x86_64::VirtAddr;
 use x86_64::registers::model_specific::GsBase;
 
 use super::timer::Timer;
+use crate::svm;
 
 /// State of the processor that runs; interrupt handlers of the same processor
 /// use it too, so everything changeable is a [`Cell`] that is read or written
@@ -21,6 +22,8 @@ pub(crate) struct PerCpu {
     pub(crate) id: CpuId,
     /// Its timer.
     pub(crate) timer: Timer,
+    /// What AMD-V keeps on it.
+    pub(crate) svm: svm::Processor,
     /// Non-maskable interrupts that came.
     pub(crate) nmis: Cell<u64>,
     /// Interrupts that came on vectors nobody uses.
@@ -34,6 +37,7 @@ impl PerCpu {
             this: core::ptr::null(),
             id,
             timer: Timer::new(),
+            svm: svm::Processor::new(),
             nmis: Cell::new(0),
             spurious: Cell::new(0),
         }));

@@ -10,7 +10,7 @@ use x86_backend::boot_info::{self, BootInfo};
 
 use super::paging::StackKind;
 use super::percpu::PerCpu;
-use super::{allocator, apic, console, faults, memory, paging, segments, smp, timer};
+use super::{allocator, apic, clock, console, faults, memory, paging, segments, smp, timer};
 
 /// The early page tables map so much.
 const EARLY_MAPPED: u64 = 1 << 32;
@@ -53,7 +53,7 @@ pub(super) extern "sysv64" fn start(magic: u32, info: u32) -> ! {
 }
 
 /// Says why nothing can be run and stops.
-pub(super) fn give_up(reason: &dyn core::fmt::Display) -> ! {
+pub(crate) fn give_up(reason: &dyn core::fmt::Display) -> ! {
     log::error!("{reason}");
     faults::stop()
 }
@@ -109,10 +109,16 @@ extern "sysv64" fn main() -> ! {
         timer::frequency() / 1000 % 1000,
         apic::describe(),
     );
+    clock::init();
     let Some(info) = BOOT_INFO.get() else { give_up(&"no boot information") };
     let online = smp::start(info, &[]);
     log::info!("processors: {online}");
-    give_up(&"nothing to run")
+    crate::launch::launch(info, online)
+}
+
+/// Lets the other processors go on to [`crate::launch::join`].
+pub(crate) fn release_others() {
+    READY.store(true, Ordering::Release);
 }
 
 /// Set once the hypervisor stands; the other processors wait for it.
@@ -125,5 +131,5 @@ pub(super) extern "sysv64" fn start_secondary(cpu: u64) -> ! {
     while !READY.load(Ordering::Acquire) {
         core::hint::spin_loop();
     }
-    faults::stop()
+    crate::launch::join()
 }

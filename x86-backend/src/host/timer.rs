@@ -51,6 +51,21 @@ pub(crate) fn frequency() -> u64 {
     TSC_FREQUENCY.load(Ordering::Relaxed)
 }
 
+/// Nanoseconds of `ticks`.
+pub(crate) fn nanoseconds(ticks: u64) -> u64 {
+    scale(ticks, 1_000_000_000, frequency())
+}
+
+/// Ticks of `nanoseconds`.
+pub(crate) fn ticks(nanoseconds: u64) -> u64 {
+    scale(nanoseconds, frequency(), 1_000_000_000)
+}
+
+fn scale(value: u64, numerator: u64, denominator: u64) -> u64 {
+    let product = u128::from(value) * u128::from(numerator);
+    u64::try_from(product / u128::from(denominator.max(1))).unwrap_or(u64::MAX)
+}
+
 /// Waits for `microseconds`.
 pub(super) fn delay(microseconds: u64) {
     let ticks = frequency() / 1_000_000 * microseconds;
@@ -169,9 +184,7 @@ impl Timer {
             apic::disarm_timer();
         } else {
             apic::arm_timer(deadline, |ticks| {
-                let product =
-                    u128::from(ticks) * u128::from(APIC_FREQUENCY.load(Ordering::Relaxed));
-                u64::try_from(product / u128::from(frequency().max(1))).unwrap_or(u64::MAX)
+                scale(ticks, APIC_FREQUENCY.load(Ordering::Relaxed), frequency())
             });
         }
     }

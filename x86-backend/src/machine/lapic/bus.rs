@@ -33,6 +33,11 @@ impl<W: Wake> ApicBus<W> {
         }
     }
 
+    /// Numbers of the virtual CPUs that a message to `destination` concerns.
+    pub fn targets(&self, destination: Destination) -> impl Iterator<Item = usize> {
+        self.matching(destination).map(|(vcpu, _)| vcpu)
+    }
+
     fn matching(&self, destination: Destination) -> impl Iterator<Item = (usize, &Mailbox)> {
         self.mailboxes
             .iter()

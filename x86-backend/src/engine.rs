@@ -1,0 +1,211 @@
+//! What the virtual CPU asks of AMD-V and VT-x. Vendor code translates exits
+//! and holds state; it decides nothing.
+
+use bunshin::bus::Width;
+use bunshin::exit::RawExit;
+use x86_backend::event::Event;
+use x86_backend::machine::registers::{InitialState, Segment};
+use x86_backend::state::{Registers, SegmentName};
+
+/// Why a guest stopped, by meaning; the same for both vendors.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Cause {
+    /// An interrupt of the host waits, or was taken.
+    HostInterrupt,
+    /// The guest takes interrupts now, as was asked for.
+    InterruptWindow,
+    /// The guest takes non-maskable interrupts again.
+    NmiWindow,
+    /// `CPUID`.
+    Cpuid,
+    /// `HLT`.
+    Halt,
+    /// `PAUSE`, many times.
+    Pause,
+    /// `VMMCALL` or `VMCALL`.
+    Hypercall,
+    /// `XSETBV`.
+    SetExtendedControl,
+    /// `INVD` or `WBINVD`.
+    CacheControl,
+    /// `RDMSR`.
+    ReadMsr,
+    /// `WRMSR`.
+    WriteMsr,
+    /// `IN`, `OUT` and their string forms.
+    Port(PortAccess),
+    /// An access that the second translation stage refused.
+    NestedFault(NestedFault),
+    /// `MOV` to or from a control register, `CLTS`, `LMSW`.
+    ControlRegister(ControlAccess),
+    /// An exception that is intercepted because guests can loop in it for
+    /// ever; it belongs to the guest.
+    Exception(Event),
+    /// An instruction that this machine does not have.
+    Undefined,
+    /// An instruction or operand that is not allowed.
+    Forbidden,
+    /// The guest shut itself down.
+    TripleFault,
+    /// A task switch, which only 32-bit guests of a kind not supported make.
+    TaskSwitch,
+    /// The hardware refused the guest's state.
+    InvalidState,
+    /// No manual lists it.
+    Unknown,
+}
+
+/// A port access.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct PortAccess {
+    pub(crate) port: u16,
+    pub(crate) width: Width,
+    pub(crate) input: bool,
+    pub(crate) string: Option<StringAccess>,
+    /// Bytes of the instruction, where the hardware says.
+    pub(crate) length: Option<u8>,
+}
+
+/// What string forms add.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct StringAccess {
+    pub(crate) repeat: bool,
+    /// Bits of an address: 16, 32 or 64.
+    pub(crate) address_bits: u32,
+    pub(crate) segment: SegmentName,
+}
+
+/// A refused access to guest-physical memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct NestedFault {
+    pub(crate) address: u64,
+    pub(crate) write: bool,
+    pub(crate) execute: bool,
+}
+
+/// A control register operation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum ControlAccess {
+    /// `MOV CRn, register`.
+    Write {
+        /// Number of the control register.
+        control: u8,
+        /// Encoding of the general register.
+        register: u8,
+    },
+    /// `MOV register, CRn`.
+    Read {
+        /// Number of the control register.
+        control: u8,
+        /// Encoding of the general register.
+        register: u8,
+    },
+    /// `CLTS`.
+    ClearTaskSwitched,
+    /// `LMSW` with this operand.
+    LoadStatusWord(u16),
+}
+
+/// Registers that the hardware keeps for a guest and software must reach.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Field {
+    Rip,
+    Rflags,
+    Cr0,
+    Cr2,
+    Cr3,
+    Cr4,
+    Efer,
+    PageAttributes,
+    SysenterCs,
+    SysenterEsp,
+    SysenterEip,
+    Star,
+    Lstar,
+    Cstar,
+    SyscallMask,
+    KernelGsBase,
+    FsBase,
+    GsBase,
+}
+
+/// One virtual CPU on one vendor's hardware.
+pub(crate) trait Engine: Send + Sized + 'static {
+    /// Name for the log.
+    const NAME: &'static str;
+
+    /// Makes the control structures of a virtual CPU. `tables` is the root
+    /// of the second translation stage.
+    ///
+    /// # Errors
+    /// What is missing.
+    fn new(tables: u64) -> Result<Self, &'static str>;
+
+    /// To be called before the first of a series of [`Engine::run`] on a host
+    /// CPU, and [`Engine::unload`] after the last.
+    fn load(&mut self);
+
+    /// See [`Engine::load`].
+    fn unload(&mut self);
+
+    /// Whether `HLT` and `PAUSE` loops give way to others.
+    fn trap_pause(&mut self, trap: bool);
+
+    /// Puts the guest into a state after a start, with RFLAGS clear and
+    /// nothing pending.
+    fn start(&mut self, state: &InitialState);
+
+    /// Runs the guest until something happens.
+    fn run(&mut self, registers: &mut Registers) -> Cause;
+
+    /// Reads a register.
+    fn read(&self, field: Field) -> u64;
+
+    /// Writes a register.
+    fn write(&mut self, field: Field, value: u64);
+
+    /// Reads a segment register.
+    fn segment(&self, name: SegmentName) -> Segment;
+
+    /// Current privilege level.
+    fn privilege(&self) -> u8;
+
+    /// Length of the instruction that exited; `None` where the hardware does
+    /// not say.
+    fn instruction_length(&self) -> Option<u8>;
+
+    /// The event whose delivery the last exit interrupted.
+    fn interrupted(&self) -> Option<Event>;
+
+    /// Has the next run begin with `event`.
+    fn inject(&mut self, event: Event);
+
+    /// Whether the instruction before put off interrupts (STI, MOV SS).
+    fn in_shadow(&self) -> bool;
+
+    /// Ends that state, as an instruction that was emulated does.
+    fn clear_shadow(&mut self);
+
+    /// Asks for [`Cause::InterruptWindow`] once the guest takes interrupts and
+    /// its task priority is below this class; or takes that back.
+    fn want_interrupt_window(&mut self, class: Option<u8>);
+
+    /// Asks for [`Cause::NmiWindow`] once the guest has handled the
+    /// non-maskable interrupt that it is in; or takes that back.
+    fn want_nmi_window(&mut self, want: bool);
+
+    /// Task priority (CR8) of the guest.
+    fn task_priority(&self) -> u8;
+
+    /// Sets it.
+    fn set_task_priority(&mut self, priority: u8);
+
+    /// Writes a control register as the guest's `MOV` does; false for #GP.
+    fn write_control(&mut self, control: u8, value: u64) -> bool;
+
+    /// Forgets cached translations of the guest.
+    fn flush(&mut self);
+
+    /// The last exit in the hardware's words.
+    fn raw(&self) -> RawExit;
+}

@@ -1,0 +1,166 @@
+//! From a bundle to running virtual machines.
+
+use alloc::boxed::Box;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::arch::x86_64::{__cpuid, __cpuid_count};
+
+use bunshin::address::{CpuId, VcpuId};
+use bunshin::backend::LoadError;
+use bunshin::bus::Bus;
+use bunshin::config::{Payload, VmConfig};
+use bunshin::cpu::Cpu;
+use bunshin::device::console::ConsoleSink;
+use bunshin::hypervisor::{Hypervisor, Placement};
+use bunshin::vcpu::VcpuHandle;
+use bunshin::vm::Vm;
+use spin::Once;
+use x86_backend::boot_info::BootInfo;
+use x86_backend::machine::cpuid::{Cpuid, Facts, Registers};
+use x86_backend::machine::registers::InitialState;
+use x86_backend::paging::{Kind, Nested};
+
+use crate::backend::X86;
+use crate::engine::Engine;
+use crate::host::{self, PerCpu, give_up};
+use crate::ram::Ram;
+use crate::svm::{self, Svm};
+use crate::vcpu::{ADDRESS_BITS, BUS_KHZ, X86Vcpu, timer_clock};
+use crate::vm::{Loader, Pc};
+
+/// CPUID leaf 1 ECX: VT-x.
+const CPUID_VMX: u32 = 1 << 5;
+/// CPUID 8000_0001h EDX: pages of 1 GiB.
+const CPUID_HUGE_PAGES: u32 = 1 << 26;
+/// CPUID 8000_0007h EDX: invariant time-stamp counter.
+const CPUID_INVARIANT_TSC: u32 = 1 << 8;
+
+static SVM: Once<Hypervisor<X86<Svm>>> = Once::new();
+
+/// Sets everything up and runs on the first host CPU.
+pub(crate) fn launch(info: &BootInfo, cpus: usize) -> ! {
+    match svm::probe() {
+        Ok(()) => {
+            svm::enable();
+            run(&SVM, info, cpus, Kind::Npt)
+        }
+        Err(Some(missing)) => give_up(&missing),
+        Err(None) => {
+            if __cpuid(1).ecx & CPUID_VMX == 0 {
+                give_up(
+                    &"this processor has neither AMD-V (CPUID 8000_0001h ECX bit 2) nor VT-x (CPUID 1 ECX bit 5)",
+                )
+            }
+            give_up(&"VT-x")
+        }
+    }
+}
+
+/// The other host CPUs come here.
+pub(crate) fn join() -> ! {
+    if let Some(hypervisor) = SVM.get() {
+        svm::enable();
+        Cpu::new(hypervisor, PerCpu::current().id).run()
+    }
+    give_up(&"a processor came before its time")
+}
+
+fn run<E: Engine>(
+    place: &'static Once<Hypervisor<X86<E>>>,
+    info: &BootInfo,
+    cpus: usize,
+    kind: Kind,
+) -> ! {
+    log::info!("{} on {cpus} processors", E::NAME);
+    let hypervisor = place.call_once(|| Hypervisor::new(X86::new(), cpus));
+    let mut placement = Placement::new(cpus);
+    let config = VmConfig {
+        name: "hello".into(),
+        vcpus: 1,
+        memory: 64 << 20,
+        kernel: Payload { offset: 0, size: 0 },
+        raw: None,
+        initrd: None,
+        command_line: alloc::string::String::new(),
+        cpus: Vec::new(),
+        weight: 256,
+        autostart: true,
+    };
+    let _ = info;
+    match make_vm::<E>(config, &mut placement, kind) {
+        Ok((vm, vcpus)) => {
+            hypervisor.add(vm.clone(), vcpus);
+            vm.start(&hypervisor.backend);
+        }
+        Err(reason) => log::error!("vm \"hello\": {reason}"),
+    }
+    host::release_others();
+    Cpu::new(hypervisor, CpuId(0)).run()
+}
+
+struct Stub;
+
+impl Loader for Stub {
+    fn load(&self, ram: &Ram) -> Result<InitialState, LoadError> {
+        use bunshin::memory::GuestMemory;
+        let code = [
+            0x66, 0xba, 0xf8, 0x03, 0xb0, b'H', 0xee, 0xb0, b'i', 0xee, 0xb0, b'\n', 0xee, 0x31,
+            0xc0, 0x0f, 0xa2, 0x66, 0xba, 0x00, 0x06, 0xb0, 0x34, 0xee, 0xf4, 0xeb, 0xfd,
+        ];
+        let _ = ram.write(bunshin::address::GuestAddress(0x10_0000), &code);
+        Ok(InitialState::protected(0x10_0000))
+    }
+}
+
+struct HostConsole;
+
+impl ConsoleSink for HostConsole {
+    fn put(&self, byte: u8) {
+        host::console::put(byte);
+    }
+}
+
+/// A virtual machine and its virtual CPUs.
+fn make_vm<E: Engine>(
+    config: VmConfig,
+    placement: &mut Placement,
+    kind: Kind,
+) -> Result<(Arc<Vm<X86<E>>>, Vec<X86Vcpu<E>>), &'static str> {
+    let huge = __cpuid(0x8000_0001).edx & CPUID_HUGE_PAGES != 0;
+    let physical_bits = __cpuid(0x8000_0008).eax & 0xff;
+    let ram = Ram::new(config.memory, Nested { kind, huge, physical_bits })?;
+    let facts = Facts {
+        vcpus: config.vcpus,
+        tsc_khz: timer_clock().tsc_khz,
+        bus_khz: BUS_KHZ,
+        address_bits: ADDRESS_BITS,
+        invariant_tsc: __cpuid(0x8000_0007).edx & CPUID_INVARIANT_TSC != 0,
+        invpcid: true,
+        rdtscp: host::msr::has_tsc_aux(),
+        xsaves: false,
+        xcr0: host::components(),
+    };
+    let cpuid = Cpuid::new(
+        |leaf, subleaf| {
+            let leaf = __cpuid_count(leaf, subleaf);
+            Registers { eax: leaf.eax, ebx: leaf.ebx, ecx: leaf.ecx, edx: leaf.edx }
+        },
+        facts,
+    );
+    let apics: Vec<_> = (0..config.vcpus).map(X86Vcpu::<E>::local_apic).collect();
+    let mailboxes = apics.iter().map(|apic| apic.mailbox().clone()).collect();
+    let (pc, bus): (Pc, Bus) =
+        Pc::new(&config.name, ram, cpuid, mailboxes, Arc::new(HostConsole), Box::new(Stub))
+            .map_err(|_| "devices overlap")?;
+    let pc = Arc::new(pc);
+    let handles: Vec<_> = (0..apics.len())
+        .map(|id| Arc::new(VcpuHandle::new(VcpuId(id), placement.place(&config.cpus))))
+        .collect();
+    pc.connect(handles.clone());
+    let vcpus = handles
+        .iter()
+        .zip(apics)
+        .map(|(handle, apic)| X86Vcpu::new(handle.clone(), pc.clone(), apic))
+        .collect::<Result<_, _>>()?;
+    Ok((Arc::new(Vm::new(config, bus, pc, handles)), vcpus))
+}

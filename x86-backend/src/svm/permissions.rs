@@ -1,0 +1,67 @@
+//! Which ports and MSRs a guest reaches without an exit (APM 15.10, 15.11):
+//! no port, and the MSRs that the control block switches.
+
+use alloc::boxed::Box;
+
+use spin::Once;
+
+/// Bytes of the port map: one bit a port, and room behind the last.
+const IO_BYTES: usize = 3 * 4096;
+/// Bytes of the MSR map.
+const MSR_BYTES: usize = 2 * 4096;
+/// MSRs of one range of the map.
+const RANGE: u32 = 0x2000;
+/// First MSRs of the ranges, in the order of the map.
+const RANGES: [u32; 3] = [0, 0xc000_0000, 0xc001_0000];
+/// MSRs that VMLOAD and VMSAVE switch.
+const SWITCHED: [core::ops::RangeInclusive<u32>; 3] =
+    [0x174..=0x176, 0xc000_0081..=0xc000_0084, 0xc000_0100..=0xc000_0102];
+
+/// The maps; constant, and the same for all guests.
+#[repr(C, align(4096))]
+pub(super) struct Permissions {
+    io: [u8; IO_BYTES],
+    msr: [u8; MSR_BYTES],
+}
+
+impl Permissions {
+    fn new() -> Box<Self> {
+        // SAFETY: the maps are bytes, for which zero is a value.
+        let mut maps: Box<Self> = unsafe { Box::new_zeroed().assume_init() };
+        maps.io.fill(u8::MAX);
+        maps.msr.fill(u8::MAX);
+        for msr in SWITCHED.into_iter().flatten() {
+            maps.pass(msr);
+        }
+        maps
+    }
+
+    /// Lets reads and writes of `msr` through: two bits each.
+    fn pass(&mut self, msr: u32) {
+        let Some((range, first)) =
+            RANGES.iter().enumerate().find(|(_, first)| msr.wrapping_sub(**first) < RANGE)
+        else {
+            return;
+        };
+        let bit = (range as u32 * RANGE + (msr - first)) * 2;
+        if let Some(byte) = self.msr.get_mut(bit as usize / 8) {
+            *byte &= !(0b11 << (bit % 8));
+        }
+    }
+
+    /// Physical address of the port map.
+    pub(super) fn io(&self) -> u64 {
+        self.io.as_ptr() as u64
+    }
+
+    /// Physical address of the MSR map.
+    pub(super) fn msr(&self) -> u64 {
+        self.msr.as_ptr() as u64
+    }
+}
+
+/// The maps.
+pub(super) fn get() -> &'static Permissions {
+    static MAPS: Once<Box<Permissions>> = Once::new();
+    MAPS.call_once(Permissions::new)
+}

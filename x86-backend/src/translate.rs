@@ -1,0 +1,257 @@
+//! Linear addresses of a guest: the walk of its own page tables (SDM 5.3 to
+//! 5.5), for instructions that the hypervisor must see.
+//!
+//! Permissions are not checked: the guest's processor did, just before.
+
+use bunshin::address::GuestAddress;
+use bunshin::memory::GuestMemory;
+
+use crate::state::{CR0_PG, CR4_PAE, EFER_LMA};
+
+/// CR4: pages of 4 MiB in 32-bit paging.
+const CR4_PSE: u64 = 1 << 4;
+/// CR4: five levels.
+const CR4_LA57: u64 = 1 << 12;
+/// Entry: present.
+const PRESENT: u64 = 1 << 0;
+/// Entry: maps memory above the lowest level.
+const LARGE: u64 = 1 << 7;
+/// Address bits of a 64-bit entry.
+const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
+/// Bytes of a page.
+const PAGE: u64 = 4096;
+
+/// The registers that choose a paging mode.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Paging {
+    /// CR0.
+    pub cr0: u64,
+    /// CR3.
+    pub cr3: u64,
+    /// CR4.
+    pub cr4: u64,
+    /// EFER.
+    pub efer: u64,
+}
+
+/// How a table of one level is laid out.
+struct Level {
+    /// First bit of the linear address that indexes the table.
+    shift: u32,
+    /// Bits of the index.
+    bits: u32,
+    /// Bytes of an entry.
+    entry: u64,
+    /// Whether an entry may map memory.
+    large: bool,
+}
+
+impl Paging {
+    /// The guest-physical address of `linear`; `None` where nothing is mapped.
+    pub fn translate(&self, memory: &dyn GuestMemory, linear: u64) -> Option<GuestAddress> {
+        if self.cr0 & CR0_PG == 0 {
+            return Some(GuestAddress(linear & 0xffff_ffff));
+        }
+        let wide = |shift, bits, large| Level { shift, bits, entry: 8, large };
+        let (mut table, levels): (u64, &[Level]) = if self.efer & EFER_LMA != 0 {
+            let all = &[
+                wide(48, 9, false),
+                wide(39, 9, false),
+                wide(30, 9, true),
+                wide(21, 9, true),
+                wide(12, 9, false),
+            ];
+            let skip = usize::from(self.cr4 & CR4_LA57 == 0);
+            return walk(memory, self.cr3 & ADDRESS, all.get(skip..)?, linear);
+        } else if self.cr4 & CR4_PAE != 0 {
+            (self.cr3 & 0xffff_ffe0, &[wide(30, 2, false), wide(21, 9, true), wide(12, 9, false)])
+        } else {
+            let pse = self.cr4 & CR4_PSE != 0;
+            return walk(
+                memory,
+                self.cr3 & 0xffff_f000,
+                &[
+                    Level { shift: 22, bits: 10, entry: 4, large: pse },
+                    Level { shift: 12, bits: 10, entry: 4, large: false },
+                ],
+                linear & 0xffff_ffff,
+            );
+        };
+        table &= 0xffff_ffff;
+        walk(memory, table, levels, linear & 0xffff_ffff)
+    }
+
+    /// Copies `bytes` from linear addresses. Returns how many could be read.
+    pub fn read(&self, memory: &dyn GuestMemory, linear: u64, bytes: &mut [u8]) -> usize {
+        let mut done = 0usize;
+        while let Some(rest) = bytes.get_mut(done..).filter(|rest| !rest.is_empty()) {
+            let at = linear.wrapping_add(done as u64);
+            let in_page = usize::try_from(PAGE.wrapping_sub(at % PAGE)).unwrap_or(usize::MAX);
+            let size = rest.len().min(in_page);
+            let Some(part) = rest.get_mut(..size) else { break };
+            let Some(address) = self.translate(memory, at) else { break };
+            if memory.read(address, part).is_err() {
+                break;
+            }
+            done = done.saturating_add(size);
+        }
+        done
+    }
+
+    /// Copies `bytes` to linear addresses; false when part could not be written.
+    pub fn write(&self, memory: &dyn GuestMemory, linear: u64, bytes: &[u8]) -> bool {
+        let mut done = 0usize;
+        while let Some(rest) = bytes.get(done..).filter(|rest| !rest.is_empty()) {
+            let at = linear.wrapping_add(done as u64);
+            let in_page = usize::try_from(PAGE.wrapping_sub(at % PAGE)).unwrap_or(usize::MAX);
+            let size = rest.len().min(in_page);
+            let written = rest
+                .get(..size)
+                .zip(self.translate(memory, at))
+                .is_some_and(|(part, address)| memory.write(address, part).is_ok());
+            if !written {
+                return false;
+            }
+            done = done.saturating_add(size);
+        }
+        true
+    }
+}
+
+fn walk(
+    memory: &dyn GuestMemory,
+    mut table: u64,
+    levels: &[Level],
+    linear: u64,
+) -> Option<GuestAddress> {
+    for level in levels {
+        let index = linear >> level.shift & ((1u64 << level.bits).wrapping_sub(1));
+        let place = table.checked_add(index.wrapping_mul(level.entry))?;
+        let mut bytes = [0u8; 8];
+        memory.read(GuestAddress(place), bytes.get_mut(..level.entry as usize)?).ok()?;
+        let entry = u64::from_le_bytes(bytes);
+        if entry & PRESENT == 0 {
+            return None;
+        }
+        if (level.large && entry & LARGE != 0) || level.shift == 12 {
+            let inside = (1u64 << level.shift).wrapping_sub(1);
+            // 4 MiB pages keep address bits 39:32 in bits 20:13 (SDM table 5-4).
+            let high =
+                if level.entry == 4 && level.shift != 12 { (entry >> 13 & 0xff) << 32 } else { 0 };
+            return Some(GuestAddress((entry & ADDRESS & !inside) | high | linear & inside));
+        }
+        table = entry & ADDRESS;
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::state::CR0_PE;
+    use bunshin::memory::OutOfMemoryRange;
+    use core::cell::RefCell;
+    use proptest::prelude::*;
+
+    struct Ram(RefCell<Vec<u8>>);
+
+    impl GuestMemory for Ram {
+        fn read(&self, address: GuestAddress, bytes: &mut [u8]) -> Result<(), OutOfMemoryRange> {
+            let size = bytes.len() as u64;
+            let range = address.0 as usize..(address.0 as usize).saturating_add(bytes.len());
+            let ram = self.0.borrow();
+            bytes.copy_from_slice(ram.get(range).ok_or(OutOfMemoryRange { address, size })?);
+            Ok(())
+        }
+        fn write(&self, address: GuestAddress, bytes: &[u8]) -> Result<(), OutOfMemoryRange> {
+            let size = bytes.len() as u64;
+            let range = address.0 as usize..(address.0 as usize).saturating_add(bytes.len());
+            let mut ram = self.0.borrow_mut();
+            ram.get_mut(range).ok_or(OutOfMemoryRange { address, size })?.copy_from_slice(bytes);
+            Ok(())
+        }
+    }
+
+    fn ram(entries: &[(u64, u64)], width: usize) -> Ram {
+        let mut bytes = vec![0u8; 0x10000];
+        for (place, entry) in entries {
+            let place = *place as usize;
+            bytes[place..place + width].copy_from_slice(&entry.to_le_bytes()[..width]);
+        }
+        Ram(RefCell::new(bytes))
+    }
+
+    const PAGED: u64 = CR0_PE | CR0_PG;
+
+    #[test]
+    fn every_paging_mode_finds_pages_of_every_size() {
+        let long = Paging { cr0: PAGED, cr3: 0x1000, cr4: CR4_PAE, efer: EFER_LMA };
+        let memory = ram(
+            &[
+                (0x1ff8, 0x2003),
+                (0x2000, 0x4000_0083),
+                (0x2008, 0x3003),
+                (0x3000, 0x20_0083),
+                (0x3008, 0x4003),
+                (0x4000, 0x8000_0000_0000_7003),
+            ],
+            8,
+        );
+        let base = 0xffff_ff80_0000_0000;
+        for (linear, physical) in [
+            (base + 0x1234, Some(0x4000_1234)),
+            (base + 0x4000_1234, Some(0x20_1234)),
+            (base + 0x4020_0234, Some(0x7234)),
+            (base + 0x4020_1234, None),
+            (0x1234, None),
+        ] {
+            assert_eq!(long.translate(&memory, linear), physical.map(GuestAddress), "{linear:#x}");
+        }
+        let five = Paging { cr4: CR4_PAE | CR4_LA57, cr3: 0x5000, ..long };
+        memory.write(GuestAddress(0x5000), &0x1003u64.to_le_bytes()).unwrap();
+        assert_eq!(
+            five.translate(&memory, (base & 0xffff_ffff_ffff) + 0x10),
+            Some(GuestAddress(0x4000_0010))
+        );
+
+        let pae = Paging { cr0: PAGED, cr3: 0x1020, cr4: CR4_PAE, efer: 0 };
+        let memory = ram(&[(0x1028, 0x2001), (0x2000, 0x20_0083)], 8);
+        assert_eq!(pae.translate(&memory, 0x4000_0042), Some(GuestAddress(0x20_0042)));
+
+        let old = Paging { cr0: PAGED, cr3: 0x1000, cr4: CR4_PSE, efer: 0 };
+        let memory = ram(&[(0x1000, 0x40_0083), (0x1004, 0x2003), (0x2004, 0x9003)], 4);
+        assert_eq!(old.translate(&memory, 0x1234), Some(GuestAddress(0x40_1234)));
+        assert_eq!(old.translate(&memory, 0x40_1234), Some(GuestAddress(0x9234)));
+
+        let flat = Paging { cr0: CR0_PE, cr3: 0, cr4: 0, efer: 0 };
+        assert_eq!(flat.translate(&memory, 0x1234), Some(GuestAddress(0x1234)));
+    }
+
+    #[test]
+    fn copies_cross_pages_and_stop_at_holes() {
+        let paging = Paging { cr0: PAGED, cr3: 0x1000, cr4: 0, efer: 0 };
+        let memory = ram(&[(0x1000, 0x2003), (0x2000, 0x9003), (0x2004, 0x8003)], 4);
+        assert!(paging.write(&memory, 0xffe, &[1, 2, 3, 4]));
+        let mut bytes = [0; 4];
+        assert_eq!(paging.read(&memory, 0xffe, &mut bytes), 4);
+        assert_eq!(bytes, [1, 2, 3, 4]);
+        memory.read(GuestAddress(0x8000), &mut bytes[..2]).unwrap();
+        assert_eq!(bytes[..2], [3, 4]);
+        assert_eq!(paging.read(&memory, 0x1ffe, &mut bytes), 2);
+        assert!(!paging.write(&memory, 0x1ffe, &bytes));
+    }
+
+    proptest! {
+        #[test]
+        fn no_table_makes_the_walk_panic(
+            entries in proptest::collection::vec((0u64..0x1ffe, any::<u64>()), 0..64),
+            cr3 in any::<u64>(), cr4 in any::<u64>(), efer in any::<u64>(), linear in any::<u64>(),
+        ) {
+            let entries: Vec<_> = entries.into_iter().map(|(p, e)| (p * 8, e)).collect();
+            let memory = ram(&entries, 8);
+            let paging = Paging { cr0: PAGED, cr3, cr4, efer };
+            let _ = paging.translate(&memory, linear);
+            let _ = paging.read(&memory, linear, &mut [0; 15]);
+        }
+    }
+}

@@ -1,0 +1,200 @@
+//! Interrupts and exceptions on their way into the guest, in the order that
+//! hardware gives them: what was interrupted first, then exceptions, then the
+//! non-maskable interrupt, then the local APIC.
+
+use bunshin::exit::{Exit, PowerRequest};
+use x86_backend::event::{Event, Source};
+use x86_backend::machine::lapic::{Activity, Signal};
+use x86_backend::machine::registers::InitialState;
+use x86_backend::state::RFLAGS_IF;
+
+use super::X86Vcpu;
+use crate::engine::{Engine, Field};
+use crate::host::PerCpu;
+
+/// What waits to be delivered.
+#[derive(Debug, Default)]
+pub(super) struct Events {
+    /// An event whose delivery an exit interrupted.
+    interrupted: Option<Event>,
+    /// An exception that an emulated instruction raised.
+    exception: Option<Event>,
+    /// Exceptions came so thick that the processor shuts down.
+    shutdown: bool,
+    nmi: NmiState,
+    /// Signals that a check for idleness has already taken from the APIC.
+    signal: Option<Signal>,
+    /// The last window was in vain: no more until something else happens.
+    window_in_vain: bool,
+}
+
+/// The non-maskable interrupt.
+#[derive(Debug, Default)]
+struct NmiState {
+    pending: bool,
+    blocked: bool,
+    /// The guest is about to execute the IRET that ends the blocking.
+    returning: bool,
+}
+
+impl Events {
+    /// Raises an exception, on top of what is being delivered.
+    pub(super) fn raise(&mut self, event: Event) {
+        let first = self.exception.take().or(self.interrupted);
+        match event.after(first.filter(|first| first.source == Source::Exception)) {
+            Some(event) => {
+                self.exception = Some(event);
+                // An exception during the delivery of an exception replaces it; an interrupt is
+                // delivered afterwards.
+                if self.interrupted.is_some_and(|event| event.source == Source::Exception) {
+                    self.interrupted = None;
+                }
+            }
+            None => self.shutdown = true,
+        }
+    }
+}
+
+impl<E: Engine> X86Vcpu<E> {
+    /// Everything to be done before the guest runs on; an exit when it does not.
+    #[inline]
+    pub(super) fn prepare(&mut self) -> Option<Exit> {
+        if let Some(request) = self.power_request() {
+            return Some(Exit::Power(request));
+        }
+        self.advance_timers();
+        while let Some(signal) = self.events.signal.take().or_else(|| self.apic.take_signal()) {
+            if let Some(exit) = self.take_signal(signal) {
+                return Some(exit);
+            }
+        }
+        if self.apic.activity() == Activity::WaitForSipi {
+            return Some(Exit::Power(PowerRequest::CpuOff));
+        }
+        if self.events.shutdown {
+            return Some(self.shut_down());
+        }
+        self.inject();
+        self.engine.set_task_priority(self.apic.cr8());
+        PerCpu::current().timer.set_guest(self.next_deadline());
+        None
+    }
+
+    fn advance_timers(&mut self) {
+        let now = self.tsc();
+        self.apic.advance(now);
+        if self.handle.id().0 == 0 {
+            self.pc.pit.poll();
+        }
+    }
+
+    fn take_signal(&mut self, signal: Signal) -> Option<Exit> {
+        match signal {
+            // The first processor starts at the reset vector, where this machine has no firmware.
+            Signal::Init if self.apic.activity() == Activity::Active => {
+                return Some(Exit::Power(PowerRequest::SystemReset));
+            }
+            Signal::Init => self.reset_processor(&InitialState::reset(self.signature())),
+            Signal::StartUp { address } => {
+                self.reset_processor(&InitialState::start_up(self.signature(), address));
+            }
+            Signal::Nmi => self.events.nmi.pending = true,
+        }
+        None
+    }
+
+    fn takes_interrupts(&self) -> bool {
+        self.field(Field::Rflags) & RFLAGS_IF != 0 && !self.engine.in_shadow()
+    }
+
+    fn inject(&mut self) {
+        let injected = if let Some(event) = self.events.exception.take() {
+            self.engine.inject(event);
+            true
+        } else if let Some(event) = self.events.interrupted.take() {
+            self.engine.inject(event);
+            true
+        } else if self.events.nmi.pending && !self.events.nmi.blocked && !self.engine.in_shadow() {
+            self.events.nmi.pending = false;
+            self.events.nmi.blocked = true;
+            self.engine.inject(Event::nmi());
+            self.engine.want_nmi_window(true);
+            true
+        } else {
+            false
+        };
+        let external = self.pc.external_pending() && self.apic.takes_external_interrupts();
+        let vector = self.apic.pending_vector();
+        if !external && vector.is_none() {
+            self.want_task_priority_window();
+            return;
+        }
+        if !injected && self.takes_interrupts() {
+            let vector = if external {
+                Some(self.pc.pic.acknowledge())
+            } else {
+                vector.filter(|vector| self.apic.accept(*vector))
+            };
+            if let Some(vector) = vector {
+                self.engine.inject(Event::external(vector));
+            }
+            if self.apic.pending_vector().is_none() {
+                self.engine.want_interrupt_window(None);
+                return;
+            }
+        }
+        // Whatever waits goes in as soon as the guest lets it.
+        self.engine.want_interrupt_window(Some(0xf));
+    }
+
+    /// An interrupt that the task priority holds back goes in when the guest
+    /// lowers that, which it does without an exit.
+    fn want_task_priority_window(&mut self) {
+        let held = self.apic.highest_request().map(|vector| vector >> 4);
+        let class = held.filter(|class| *class <= self.apic.cr8() && !self.events.window_in_vain);
+        self.engine.want_interrupt_window(class);
+    }
+
+    /// Takes over what an exit left in hardware.
+    #[inline]
+    pub(super) fn after_exit(&mut self) {
+        self.apic.set_cr8(self.engine.task_priority());
+        if core::mem::take(&mut self.events.nmi.returning) {
+            self.events.nmi.blocked = false;
+        }
+        self.events.interrupted = self.engine.interrupted();
+        if let Some(Event { source: Source::Nmi, .. }) = self.events.interrupted {
+            self.events.nmi.blocked = true;
+        }
+        self.events.window_in_vain = false;
+    }
+
+    /// The guest takes interrupts now.
+    pub(super) fn window_opened(&mut self) {
+        self.engine.want_interrupt_window(None);
+        self.events.window_in_vain = true;
+    }
+
+    /// The guest is about to take non-maskable interrupts again.
+    pub(super) fn nmi_window_opened(&mut self) {
+        self.engine.want_nmi_window(false);
+        self.events.nmi.returning = true;
+    }
+
+    /// Whether something waits that ends an idle instruction.
+    pub(super) fn wakes(&mut self) -> bool {
+        self.advance_timers();
+        if self.events.signal.is_none() {
+            self.events.signal = self.apic.take_signal();
+        }
+        if self.loaded {
+            PerCpu::current().timer.set_guest(self.next_deadline());
+        }
+        if self.events.signal.is_some() || self.events.nmi.pending {
+            return true;
+        }
+        self.field(Field::Rflags) & RFLAGS_IF != 0
+            && (self.apic.pending_vector().is_some()
+                || (self.pc.external_pending() && self.apic.takes_external_interrupts()))
+    }
+}

@@ -1,0 +1,227 @@
+//! From causes to what the core hears of them.
+
+use bunshin::exit::{Exit, Fatal, PowerRequest};
+use bunshin::statistics::ExitKind;
+use x86_backend::event;
+use x86_backend::machine::cpuid::{self, Dynamic};
+use x86_backend::machine::lapic::Mode;
+use x86_backend::state::{CR4_OSXSAVE, RAX, RBX, RCX, RDX};
+
+use super::X86Vcpu;
+use crate::engine::{Cause, ControlAccess, Engine, Field};
+
+/// Bytes of instructions without their prefixes.
+mod length {
+    pub(super) const CPUID: u8 = 2;
+    pub(super) const HLT: u8 = 1;
+    pub(super) const PAUSE: u8 = 2;
+    pub(super) const HYPERCALL: u8 = 3;
+    pub(super) const XSETBV: u8 = 3;
+    pub(super) const CACHE: u8 = 2;
+    pub(super) const MSR: u8 = 2;
+    pub(super) const CONTROL: u8 = 3;
+    pub(super) const CLTS: u8 = 2;
+}
+
+/// XCR0: x87 state, which must stay enabled.
+const XCR0_X87: u64 = 1 << 0;
+/// XCR0: SSE state.
+const XCR0_SSE: u64 = 1 << 1;
+/// XCR0: AVX state.
+const XCR0_AVX: u64 = 1 << 2;
+/// XCR0: the three parts of AVX-512 state.
+const XCR0_AVX512: u64 = 0b111 << 5;
+/// CR0: task switched.
+const CR0_TS: u64 = 1 << 3;
+/// CR0: bits that `LMSW` loads.
+const LMSW_BITS: u64 = 0xf;
+/// CR0: protection, which `LMSW` can set and not clear.
+const CR0_PE: u64 = 1 << 0;
+
+impl<E: Engine> X86Vcpu<E> {
+    /// Does what an exit asks for; the exit for the core if the core has to
+    /// do it.
+    #[inline]
+    pub(super) fn resolve(&mut self, cause: Cause) -> Option<Exit> {
+        let kind = match cause {
+            Cause::HostInterrupt => return Some(Exit::HostInterrupt),
+            Cause::InterruptWindow => {
+                self.window_opened();
+                ExitKind::Other
+            }
+            Cause::NmiWindow => {
+                self.nmi_window_opened();
+                ExitKind::Other
+            }
+            Cause::Cpuid => {
+                self.execute_cpuid();
+                self.skip(length::CPUID);
+                ExitKind::Register
+            }
+            Cause::Halt => {
+                self.skip(length::HLT);
+                return Some(Exit::Idle);
+            }
+            Cause::Pause => {
+                self.skip(length::PAUSE);
+                return Some(Exit::SpinHint);
+            }
+            Cause::Hypercall => {
+                self.skip(length::HYPERCALL);
+                return Some(Exit::Hypercall { function: self.registers.get(RAX) });
+            }
+            Cause::SetExtendedControl => {
+                if self.set_extended_control() {
+                    self.skip(length::XSETBV);
+                } else {
+                    self.raise_fault(event::GENERAL_PROTECTION);
+                }
+                ExitKind::Register
+            }
+            Cause::CacheControl => {
+                // Guests see coherent memory, so there is nothing to write back for them.
+                self.skip(length::CACHE);
+                ExitKind::Other
+            }
+            Cause::ReadMsr => {
+                match self.read_msr(self.registers.low(RCX)) {
+                    Ok(value) => {
+                        self.registers.set_low(RAX, value as u32);
+                        self.registers.set_low(RDX, (value >> 32) as u32);
+                        self.skip(length::MSR);
+                    }
+                    Err(_) => self.raise_fault(event::GENERAL_PROTECTION),
+                }
+                ExitKind::Register
+            }
+            Cause::WriteMsr => {
+                let value =
+                    u64::from(self.registers.low(RDX)) << 32 | u64::from(self.registers.low(RAX));
+                match self.write_msr(self.registers.low(RCX), value) {
+                    Ok(()) => self.skip(length::MSR),
+                    Err(_) => self.raise_fault(event::GENERAL_PROTECTION),
+                }
+                ExitKind::Register
+            }
+            Cause::Port(access) => return self.access_port(access),
+            Cause::NestedFault(fault) => return self.access_memory(fault),
+            Cause::ControlRegister(access) => {
+                self.access_control(access);
+                ExitKind::Register
+            }
+            Cause::Exception(event) => {
+                self.raise(event);
+                ExitKind::Injected
+            }
+            Cause::Undefined => {
+                self.raise_fault(event::UNDEFINED);
+                ExitKind::Injected
+            }
+            Cause::Forbidden => {
+                self.raise_fault(event::GENERAL_PROTECTION);
+                ExitKind::Injected
+            }
+            Cause::TripleFault => return Some(self.shut_down()),
+            Cause::InvalidState => return Some(Exit::Fatal(Fatal::InvalidState)),
+            Cause::TaskSwitch | Cause::Unknown => return Some(Exit::Fatal(Fatal::Unknown)),
+        };
+        self.handle.exits.count(kind);
+        None
+    }
+
+    /// A triple fault restarts the machine, as on a PC.
+    pub(super) fn shut_down(&mut self) -> Exit {
+        log::warn!(
+            "vm \"{}\": vcpu {}: triple fault at {:#x}; the guest restarts",
+            self.pc.name,
+            self.handle.id().0,
+            self.field(Field::Rip),
+        );
+        Exit::Power(PowerRequest::SystemReset)
+    }
+
+    /// The guest's CPUID.
+    pub(super) fn cpuid(&self, leaf: u32, subleaf: u32) -> cpuid::Registers {
+        let state = Dynamic {
+            apic_id: self.apic.id(),
+            apic_enabled: self.apic.mode() != Mode::Disabled,
+            osxsave: self.field(Field::Cr4) & CR4_OSXSAVE != 0,
+            xcr0: self.fpu.xcr0(),
+        };
+        self.pc.cpuid.query(leaf, subleaf, &state)
+    }
+
+    fn execute_cpuid(&mut self) {
+        let answer = self.cpuid(self.registers.low(RAX), self.registers.low(RCX));
+        self.registers.set_low(RAX, answer.eax);
+        self.registers.set_low(RBX, answer.ebx);
+        self.registers.set_low(RCX, answer.ecx);
+        self.registers.set_low(RDX, answer.edx);
+    }
+
+    /// `XSETBV` (SDM 13.3); false for #GP.
+    fn set_extended_control(&mut self) -> bool {
+        let value = u64::from(self.registers.low(RDX)) << 32 | u64::from(self.registers.low(RAX));
+        let has = |bits: u64| value & bits == bits;
+        let has_any = |bits: u64| value & bits != 0;
+        let valid = self.engine.privilege() == 0
+            && self.registers.low(RCX) == 0
+            && value & !self.pc.cpuid.xcr0() == 0
+            && has(XCR0_X87)
+            && (!has_any(XCR0_AVX) || has(XCR0_SSE))
+            && (!has_any(XCR0_AVX512) || has(XCR0_AVX512 | XCR0_AVX));
+        if valid {
+            self.fpu.set_xcr0(value);
+        }
+        valid
+    }
+
+    fn access_control(&mut self, access: ControlAccess) {
+        match access {
+            ControlAccess::Read { control, register } => {
+                let value = match control {
+                    0 => self.field(Field::Cr0),
+                    3 => self.field(Field::Cr3),
+                    4 => self.field(Field::Cr4),
+                    8 => u64::from(self.apic.cr8()),
+                    _ => return self.raise_fault(event::UNDEFINED),
+                };
+                self.registers.set(register, value);
+                self.skip(length::CONTROL);
+            }
+            ControlAccess::Write { control, register } => {
+                let value = self.registers.get(register);
+                let done = match control {
+                    8 => {
+                        let valid = value <= 0xf;
+                        if valid {
+                            self.apic.set_cr8(value as u8);
+                        }
+                        valid
+                    }
+                    _ => self.engine.write_control(control, value),
+                };
+                if done {
+                    self.skip(length::CONTROL);
+                } else {
+                    self.raise_fault(event::GENERAL_PROTECTION);
+                }
+            }
+            ControlAccess::ClearTaskSwitched => {
+                let value = self.field(Field::Cr0) & !CR0_TS;
+                if self.engine.write_control(0, value) {
+                    self.skip(length::CLTS);
+                }
+            }
+            ControlAccess::LoadStatusWord(word) => {
+                let old = self.field(Field::Cr0);
+                let new = old & !LMSW_BITS | u64::from(word) & LMSW_BITS | old & CR0_PE;
+                if self.engine.write_control(0, new) {
+                    self.skip(length::CONTROL);
+                } else {
+                    self.raise_fault(event::GENERAL_PROTECTION);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,261 @@
+//! A virtual machine's PC: memory, interrupt controllers, devices, and how it
+//! starts.
+
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+
+use bunshin::address::GuestAddress;
+use bunshin::backend::{BootState, LoadError, Machine};
+use bunshin::bus::{Bus, InterruptLine, Overlap, Space};
+use bunshin::device::clock::WallClock;
+use bunshin::device::console::ConsoleSink;
+use bunshin::vcpu::VcpuHandle;
+use spin::Once;
+use spin::mutex::TicketMutex;
+use x86_backend::machine::clock::{Clock, NANOSECONDS_PER_SECOND};
+use x86_backend::machine::cpuid::Cpuid;
+use x86_backend::machine::ioapic::IoApic;
+use x86_backend::machine::kvm_clock::Reference;
+use x86_backend::machine::lapic::{ApicBus, Mailbox, MessageSink, Wake};
+use x86_backend::machine::pic::{Elcr, IsaLine, Pic, PicPorts};
+use x86_backend::machine::pit::{Pit, SpeakerPort};
+use x86_backend::machine::power::{
+    AcpiPower, KeyboardReset, PciReset, PowerCommand, PowerControl, PowerTimer,
+};
+use x86_backend::machine::registers::InitialState;
+use x86_backend::machine::rtc::Rtc;
+use x86_backend::machine::uart16550::Uart16550;
+use x86_backend::machine::{pic, pit, power, rtc, uart16550};
+
+use crate::host::{self, timer};
+use crate::ram::Ram;
+
+/// Bytes of the ports of the ACPI sleep and reset registers.
+const POWER_PORTS: u64 = 2;
+/// Bytes of the ACPI timer.
+const TIMER_PORTS: u64 = 4;
+
+/// Puts a virtual machine's images into its memory and says how the first
+/// virtual CPU starts.
+pub(crate) trait Loader: Send + Sync {
+    /// Loads everything anew; memory is zero.
+    ///
+    /// # Errors
+    /// Why an image cannot be loaded.
+    fn load(&self, ram: &Ram) -> Result<InitialState, LoadError>;
+}
+
+/// Wakes virtual CPUs.
+pub(crate) struct Waker(Once<Vec<Arc<VcpuHandle>>>);
+
+impl Wake for Waker {
+    fn wake(&self, vcpu: usize) {
+        if let Some(handle) = self.0.get().and_then(|handles| handles.get(vcpu))
+            && handle.wake()
+        {
+            host::kick(handle.home());
+        }
+    }
+}
+
+/// Lets the interrupt bus and others share one waker.
+pub(crate) struct SharedWaker(Arc<Waker>);
+
+impl Wake for SharedWaker {
+    fn wake(&self, vcpu: usize) {
+        self.0.wake(vcpu);
+    }
+}
+
+/// The output of the 8259 pair: a level that the first virtual CPU looks at.
+struct ExternalLine {
+    level: AtomicBool,
+    waker: Arc<Waker>,
+}
+
+impl InterruptLine for ExternalLine {
+    fn set(&self, asserted: bool) {
+        self.level.store(asserted, Ordering::Release);
+        if asserted {
+            self.waker.wake(0);
+        }
+    }
+}
+
+/// A power command that the guest gave; the virtual CPU that gave it, or the
+/// first to look, carries it out.
+#[derive(Default)]
+struct PowerLatch(AtomicU8);
+
+impl PowerLatch {
+    const NONE: u8 = 0;
+    const OFF: u8 = 1;
+    const RESET: u8 = 2;
+}
+
+impl PowerControl for PowerLatch {
+    fn request(&self, command: PowerCommand) {
+        let code = match command {
+            PowerCommand::Off => Self::OFF,
+            PowerCommand::Reset => Self::RESET,
+        };
+        self.0.store(code, Ordering::Release);
+    }
+}
+
+/// Time of a virtual machine, from its making on.
+pub(crate) struct VmClock {
+    start: u64,
+}
+
+impl VmClock {
+    /// The moment of its start on both clocks.
+    pub(crate) fn reference(&self) -> Reference {
+        Reference { tsc: self.start, nanoseconds: 0 }
+    }
+
+    /// Nanoseconds since 1970-01-01 00:00 UTC.
+    pub(crate) fn unix_nanoseconds(&self) -> u64 {
+        crate::host::clock::unix_nanoseconds()
+    }
+}
+
+impl Clock for VmClock {
+    fn nanoseconds(&self) -> u64 {
+        timer::nanoseconds(timer::now().0.saturating_sub(self.start))
+    }
+}
+
+impl WallClock for VmClock {
+    fn seconds(&self) -> u64 {
+        self.unix_nanoseconds() / NANOSECONDS_PER_SECOND
+    }
+}
+
+/// The PC of one virtual machine.
+pub(crate) struct Pc {
+    pub(crate) name: alloc::string::String,
+    pub(crate) ram: Ram,
+    pub(crate) cpuid: Cpuid,
+    pub(crate) ioapic: Arc<IoApic>,
+    pub(crate) apics: Arc<ApicBus<SharedWaker>>,
+    pub(crate) pic: Arc<Pic>,
+    pub(crate) pit: Arc<Pit>,
+    pub(crate) clock: Arc<VmClock>,
+    pub(crate) console: Arc<Uart16550>,
+    external: Arc<ExternalLine>,
+    power: Arc<PowerLatch>,
+    waker: Arc<Waker>,
+    loader: alloc::boxed::Box<dyn Loader>,
+    launch: TicketMutex<Option<InitialState>>,
+}
+
+impl Pc {
+    /// A PC and the bus with its devices. `mailboxes` are those of its
+    /// virtual CPUs' local APICs.
+    ///
+    /// # Errors
+    /// [`Overlap`] would be a mistake in this very function.
+    pub(crate) fn new(
+        name: &str,
+        ram: Ram,
+        cpuid: Cpuid,
+        mailboxes: Vec<Arc<Mailbox>>,
+        console: Arc<dyn ConsoleSink>,
+        loader: alloc::boxed::Box<dyn Loader>,
+    ) -> Result<(Self, Bus), Overlap> {
+        let waker = Arc::new(Waker(Once::new()));
+        let apics = Arc::new(ApicBus::new(mailboxes, SharedWaker(waker.clone())));
+        let ioapic = Arc::new(IoApic::new(apics.clone() as Arc<dyn MessageSink>));
+        let external =
+            Arc::new(ExternalLine { level: AtomicBool::new(false), waker: waker.clone() });
+        let pic = Arc::new(Pic::new(external.clone()));
+        let clock = Arc::new(VmClock { start: timer::now().0 });
+        let power = Arc::new(PowerLatch::default());
+        // The i8254 sits on pin 2 of IOAPICs, as everywhere (its pin 0 is the 8259's).
+        let line = |irq: u8, pin: u8| IsaLine { pic: pic.clone(), irq, ioapic: ioapic.line(pin) };
+        let pit = Arc::new(Pit::new(clock.clone(), Arc::new(line(pit::IRQ, 2))));
+        let com1 = line(uart16550::COM1_IRQ, uart16550::COM1_IRQ);
+        let console = Arc::new(Uart16550::new(Arc::new(com1), console));
+
+        let mut bus = Bus::new();
+        let mut port = |base: u64, size: u64, device: Arc<dyn bunshin::bus::Device>| {
+            bus.attach(Space::Port, base, size, device)
+        };
+        port(uart16550::COM1_PORT, uart16550::WINDOW_SIZE, console.clone())?;
+        port(pic::PRIMARY_PORT, pic::WINDOW_SIZE, Arc::new(PicPorts::primary(pic.clone())))?;
+        port(pic::SECONDARY_PORT, pic::WINDOW_SIZE, Arc::new(PicPorts::secondary(pic.clone())))?;
+        port(pic::ELCR_PORT, pic::WINDOW_SIZE, Arc::new(Elcr(pic.clone())))?;
+        port(pit::PORT, pit::WINDOW_SIZE, pit.clone())?;
+        port(pit::CONTROL_PORT, 1, Arc::new(SpeakerPort(pit.clone())))?;
+        port(rtc::PORT, rtc::WINDOW_SIZE, Arc::new(Rtc::new(clock.clone())))?;
+        port(u64::from(power::SLEEP_PORT), POWER_PORTS, Arc::new(AcpiPower(power.clone())))?;
+        port(u64::from(power::TIMER_PORT), TIMER_PORTS, Arc::new(PowerTimer(clock.clone())))?;
+        port(power::KEYBOARD_PORT, 1, Arc::new(KeyboardReset(power.clone())))?;
+        port(power::PCI_RESET_PORT, 1, Arc::new(PciReset::new(power.clone())))?;
+
+        let pc = Pc {
+            name: name.into(),
+            ram,
+            cpuid,
+            ioapic,
+            apics,
+            pic,
+            pit,
+            clock,
+            console,
+            external,
+            power,
+            waker,
+            loader,
+            launch: TicketMutex::new(None),
+        };
+        Ok((pc, bus))
+    }
+
+    /// Tells it its virtual CPUs, whom interrupts wake. To be called once.
+    pub(crate) fn connect(&self, vcpus: Vec<Arc<VcpuHandle>>) {
+        self.waker.0.call_once(|| vcpus);
+    }
+
+    /// Whether the 8259 pair interrupts.
+    pub(crate) fn external_pending(&self) -> bool {
+        self.external.level.load(Ordering::Acquire)
+    }
+
+    /// The power command that waits.
+    pub(crate) fn take_power(&self) -> Option<PowerCommand> {
+        if self.power.0.load(Ordering::Relaxed) == PowerLatch::NONE {
+            return None;
+        }
+        match self.power.0.swap(PowerLatch::NONE, Ordering::Acquire) {
+            PowerLatch::OFF => Some(PowerCommand::Off),
+            PowerLatch::RESET => Some(PowerCommand::Reset),
+            _ => None,
+        }
+    }
+
+    /// How the first virtual CPU starts, after [`Machine::reset`].
+    pub(crate) fn launch(&self) -> Option<InitialState> {
+        *self.launch.lock()
+    }
+}
+
+impl Machine for Pc {
+    fn reset(&self) -> Result<BootState, LoadError> {
+        self.ioapic_reset();
+        self.power.0.store(PowerLatch::NONE, Ordering::Relaxed);
+        self.ram.clear();
+        let launch = self.loader.load(&self.ram)?;
+        let entry = GuestAddress(launch.rip);
+        *self.launch.lock() = Some(launch);
+        Ok(BootState { entry, context: 0 })
+    }
+}
+
+impl Pc {
+    fn ioapic_reset(&self) {
+        bunshin::bus::Device::reset(&*self.ioapic);
+    }
+}
