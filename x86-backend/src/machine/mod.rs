@@ -23,6 +23,7 @@ pub mod ioapic;
 pub mod kvm_clock;
 pub mod lapic;
 pub mod layout;
+pub mod load;
 pub mod msr;
 pub mod pic;
 pub mod pit;
