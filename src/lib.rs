@@ -7,10 +7,12 @@ extern crate alloc;
 
 pub mod address;
 pub mod backend;
+pub mod bundle;
 pub mod bus;
 pub mod config;
 pub mod cpu;
 pub mod device;
+pub mod elf;
 pub mod exit;
 pub mod hypervisor;
 pub mod memory;

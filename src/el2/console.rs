@@ -4,6 +4,9 @@ use core::fmt::{self, Write};
 use core::ptr::NonNull;
 use core::sync::atomic::{AtomicU64, Ordering};
 
+use alloc::sync::Arc;
+use bunshin::device::pl011::Pl011;
+
 use arm_pl011_uart::{Interrupts, PL011Registers, Uart};
 use log::{Level, LevelFilter, Log, Metadata, Record};
 use safe_mmio::UniqueMmioPointer;
@@ -15,8 +18,21 @@ static BASE: AtomicU64 = AtomicU64::new(0);
 /// Held while one line or one guest byte is written.
 static LOCK: TicketMutex<()> = TicketMutex::new(());
 
+/// Offset and bits of the control register `UARTCR`.
+const CONTROL: u64 = 0x30;
+const UART_ENABLE: u32 = 1 << 0;
+const TRANSMIT_ENABLE: u32 = 1 << 8;
+const RECEIVE_ENABLE: u32 = 1 << 9;
+
 /// Says which PL011 is the console. Its registers must be mapped as device memory.
 pub(crate) fn set_pl011(base: u64) {
+    let control = (base + CONTROL) as *mut u32;
+    // SAFETY: the caller says that this is a mapped PL011. Line and speed stay as firmware
+    // set them; some firmware leaves the port off.
+    unsafe {
+        let value = control.read_volatile();
+        control.write_volatile(value | UART_ENABLE | TRANSMIT_ENABLE | RECEIVE_ENABLE);
+    }
     BASE.store(base, Ordering::Release);
 }
 
@@ -117,5 +133,28 @@ impl Log for Logger {
 pub(crate) fn init_log() {
     if log::set_logger(&Logger).is_ok() {
         log::set_max_level(LevelFilter::Info);
+    }
+}
+
+/// The guest whose serial port gets what the user types.
+static FOCUS: TicketMutex<Option<Arc<Pl011>>> = TicketMutex::new(None);
+
+/// Gives the keyboard to the first guest that asks.
+pub(crate) fn attach(port: &Arc<Pl011>) {
+    let mut focus = FOCUS.lock();
+    if focus.is_none() {
+        *focus = Some(port.clone());
+    }
+}
+
+/// Hands what the user typed to the guest that has the keyboard.
+pub(crate) fn receive() {
+    acknowledge_receive_interrupt();
+    let focus = FOCUS.lock().clone();
+    while let Some(byte) = get() {
+        if let Some(port) = &focus {
+            // A full port drops input, as hardware does on overrun.
+            let _ = port.receive(byte);
+        }
     }
 }

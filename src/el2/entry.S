@@ -316,10 +316,23 @@ mmu_on:
 .global switch_tables
 switch_tables:
     mov     x8, x30
+    mrs     x6, CurrentEL
+    ubfx    x6, x6, #2, #2
+    cmp     x6, #2
+    b.lo    1f
+    b.hi    2f
     mrs     x1, sctlr_el2
     bic     x1, x1, #SCTLR_M
     msr     sctlr_el2, x1
-    isb
+    b       3f
+1:  mrs     x1, sctlr_el1
+    bic     x1, x1, #SCTLR_M
+    msr     sctlr_el1, x1
+    b       3f
+2:  mrs     x1, sctlr_el3
+    bic     x1, x1, #SCTLR_M
+    msr     sctlr_el3, x1
+3:  isb
     bl      mmu_on
     ret     x8
 

@@ -57,7 +57,7 @@ mod descriptor {
 /// VMSAv8-64 stage 1 of EL2, 4 KiB granule, 48-bit addresses.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct HostFormat {
-    e2h: bool,
+    unprivileged: bool,
     output_bits: u32,
 }
 
@@ -95,7 +95,7 @@ impl Format for HostFormat {
         if !leaf.writable() {
             entry |= READ_ONLY;
         }
-        if self.e2h {
+        if self.unprivileged {
             entry |= EXECUTE_NEVER;
             if !leaf.attributes.execute {
                 entry |= PRIVILEGED_EXECUTE_NEVER;
@@ -120,7 +120,7 @@ impl Format for HostFormat {
         if level > 0 && entry & TABLE != 0 {
             return Entry::Table(address);
         }
-        let never = if self.e2h { PRIVILEGED_EXECUTE_NEVER } else { EXECUTE_NEVER };
+        let never = if self.unprivileged { PRIVILEGED_EXECUTE_NEVER } else { EXECUTE_NEVER };
         let attributes = Attributes {
             read: true,
             write: true,
@@ -227,14 +227,15 @@ pub(crate) fn is_stack(frame: u64) -> bool {
     boot.contains(&frame) || others.contains(&frame)
 }
 
-/// Builds the map of the image with its final permissions.
+/// Builds the map of the image with its final permissions. `unprivileged`: the
+/// translation regime has an EL0 below it (EL1, and EL2 with E2H).
 ///
 /// # Errors
 /// Those of the walker.
-pub(crate) fn init(e2h: bool) -> Result<(), Error> {
+pub(crate) fn init(unprivileged: bool) -> Result<(), Error> {
     let size = read_register!("id_aa64mmfr0_el1") & 0xf;
     let output_bits = [32, 36, 40, 42, 44, 48].get(size as usize).copied().unwrap_or(48);
-    let mut map = PageTable::new(HostFormat { e2h, output_bits }, &mut HeapTables)?;
+    let mut map = PageTable::new(HostFormat { unprivileged, output_bits }, &mut HeapTables)?;
     let parts = [
         (&raw const __image_start, &raw const __text_end, CODE),
         (&raw const __text_end, &raw const __rodata_end, CONSTANTS),
@@ -312,11 +313,13 @@ pub(crate) fn root() -> u64 {
 /// `SCTLR_EL2.WXN`: what is writable is not executable.
 const SCTLR_WXN: u64 = 1 << 19;
 
-/// Goes over from the map of `entry.S` to this one.
-pub(crate) fn activate() {
+/// Goes over from the map of `entry.S` to this one, at this exception level.
+pub(crate) fn activate(level: u64) {
     // SAFETY: the map covers the image, its heap and this stack one to one.
     unsafe { switch_tables(root()) };
-    harden();
+    if level == 2 {
+        harden();
+    }
 }
 
 /// Has writable memory never be executable on this CPU.

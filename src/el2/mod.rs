@@ -1,38 +1,31 @@
-//! tmp
-#![allow(dead_code)]
+//! EL2: start-up of the machine, and the AArch64 half of the hypervisor.
+
+mod aborts;
+mod backend;
+mod boot;
+mod builder;
+mod calls;
 mod console;
 mod context;
+mod emulation;
+mod entropy;
 mod fault;
 mod features;
 mod frames;
 mod guest_state;
 mod heap;
+mod host;
+mod injection;
+mod interrupts;
+mod loader;
+mod machine;
 mod memory;
 mod mmu;
 mod percpu;
 mod registers;
+mod smp;
 mod stage2_hardware;
-
-core::arch::global_asm!(include_str!("entry.S"), options(raw));
-core::arch::global_asm!(include_str!("switch.S"), options(raw));
-
-#[unsafe(no_mangle)]
-extern "C" fn boot_main(fdt: u64, level: u64) -> ! {
-    console::set_pl011(0x0900_0000);
-    heap::init();
-    console::init_log();
-    // map uart in early tables? not mapped yet
-    let f = features::Features::read();
-    mmu::init(f.e2h).unwrap();
-    mmu::map(0x0900_0000, 0x1000, mmu::DEVICE).unwrap();
-    mmu::activate();
-    let p = alloc::boxed::Box::leak(alloc::boxed::Box::new(percpu::PerCpu::new(0)));
-    p.install();
-    log::info!("hello el{level} fdt {fdt:#x} e2h {} pmu {:?} bp {}", f.e2h, f.event_counters, f.breakpoints);
-    unsafe { (0x40u64 as *mut u32).write_volatile(1) };
-    fault::halt()
-}
-#[unsafe(no_mangle)]
-static mut secondary_boot: [u64; 3] = [0; 3];
-#[unsafe(no_mangle)]
-extern "C" fn secondary_main() {}
+mod stolen_time;
+mod system_registers;
+mod traps_control;
+mod vcpu;

@@ -1,6 +1,8 @@
 //! What one host CPU knows of itself, found through `TPIDR_EL2`.
 
-use core::cell::Cell;
+use core::cell::{Cell, RefCell, RefMut};
+
+use gic::host::CpuInterface;
 
 use crate::el2::registers::{read_register, write_register};
 
@@ -17,17 +19,32 @@ pub(crate) struct PerCpu {
 
 /// The fields that the CPU itself uses.
 #[derive(Debug)]
+#[repr(align(16))]
 pub(crate) struct Data {
     /// Logical number.
     pub(crate) cpu: usize,
     /// A virtual CPU's state is in this CPU's registers.
     pub(crate) loaded: Cell<bool>,
+    interface: RefCell<CpuInterface>,
+}
+
+impl Data {
+    /// This CPU's interface to the interrupt controller, with its list
+    /// registers. Borrowed for a moment only, never across a call that may
+    /// borrow it again.
+    #[inline]
+    pub(crate) fn interface(&self) -> RefMut<'_, CpuInterface> {
+        self.interface.borrow_mut()
+    }
 }
 
 impl PerCpu {
     /// The data of logical CPU `cpu`.
-    pub(crate) fn new(cpu: usize) -> Self {
-        PerCpu { fault_stack: [0; FAULT_STACK], data: Data { cpu, loaded: Cell::new(false) } }
+    pub(crate) fn new(cpu: usize, interface: CpuInterface) -> Self {
+        PerCpu {
+            fault_stack: [0; FAULT_STACK],
+            data: Data { cpu, loaded: Cell::new(false), interface: RefCell::new(interface) },
+        }
     }
 
     /// Makes this the data of the CPU that runs this.
@@ -38,6 +55,7 @@ impl PerCpu {
 }
 
 /// The data of this CPU. Only after [`PerCpu::install`].
+#[inline]
 pub(crate) fn this() -> &'static Data {
     let address = read_register!("tpidr_el2");
     // SAFETY: `install` stored the address of data that lives for ever and

@@ -74,7 +74,7 @@ pub(crate) fn start(cpus: &[&Cpu], conduit: Option<Conduit>, arrived: &'static [
             warn!("no guard page for the stack of CPU {number}: {reason}");
         }
         records.push(BootRecord {
-            mpidr: cpu.mpidr.affinity(),
+            mpidr: cpu.mpidr.get(),
             stack_top: guard + size,
             argument: number,
         });
@@ -88,7 +88,7 @@ pub(crate) fn start(cpus: &[&Cpu], conduit: Option<Conduit>, arrived: &'static [
     mmu::clean(records.as_ptr() as u64, size_of_val(records) as u64);
     for (number, cpu) in (1usize..).zip(cpus) {
         if !release(cpu, conduit) || !arrived.get(number).is_some_and(wait) {
-            warn!("CPU {:#x} does not start; it stays off", cpu.mpidr.affinity());
+            warn!("CPU {:#x} does not start; it stays off", cpu.mpidr.get());
         }
     }
 }
@@ -96,18 +96,18 @@ pub(crate) fn start(cpus: &[&Cpu], conduit: Option<Conduit>, arrived: &'static [
 /// Sends one CPU to `secondary_entry`.
 fn release(cpu: &Cpu, conduit: Option<Conduit>) -> bool {
     let entry = secondary_entry as *const () as u64;
-    match cpu.enable_method {
+    match &cpu.enable_method {
         EnableMethod::Psci => match conduit {
             Some(Conduit::Smc) => {
-                smccc::psci::cpu_on::<Smc>(cpu.mpidr.affinity(), entry, 0).is_ok()
+                smccc::psci::cpu_on::<Smc>(cpu.mpidr.get(), entry, 0).is_ok()
             }
             Some(Conduit::Hvc) => {
-                smccc::psci::cpu_on::<Hvc>(cpu.mpidr.affinity(), entry, 0).is_ok()
+                smccc::psci::cpu_on::<Hvc>(cpu.mpidr.get(), entry, 0).is_ok()
             }
             None => false,
         },
-        EnableMethod::SpinTable { release_address } => {
-            let address = release_address.get();
+        EnableMethod::SpinTable { release } => {
+            let address = release.get();
             if mmu::map(address, 8, mmu::DATA).is_err() {
                 return false;
             }
@@ -118,7 +118,7 @@ fn release(cpu: &Cpu, conduit: Option<Conduit>) -> bool {
             aarch64_cpu::asm::sev();
             true
         }
-        _ => false,
+        EnableMethod::Unknown(_) => false,
     }
 }
 

@@ -1,0 +1,280 @@
+//! Stage-2 aborts: device accesses, the interrupt controller's registers, and
+//! addresses where there is nothing.
+
+use bunshin::address::GuestAddress;
+use bunshin::backend::Vcpu as _;
+use bunshin::bus::{Space, Width};
+use bunshin::exit::{Completion, Exit, FaultAccess, IoAccess, Operation};
+use bunshin::statistics::ExitKind;
+use gic::vgic::Frame;
+use gic::{Effects, VcpuIndex, VcpuSet};
+use platform::guest::layout;
+use traps::exception::ProgramState;
+use traps::register_file;
+use traps::syndrome::{AccessSize, DataAbort, InstructionAbort};
+
+use crate::el2::host::host;
+use crate::el2::injection::translate_stage1;
+use crate::el2::percpu;
+use crate::el2::registers::{read_aliased, read_register};
+use crate::el2::vcpu::El2Vcpu;
+
+/// `HPFAR_EL2.FIPA` and how far it is shifted: bits 47:12 of the address stand in 43:4.
+const FIPA_MASK: u64 = 0x0fff_ffff_fff0;
+const FIPA_SHIFT: u32 = 8;
+/// Offset of an address in its page.
+const PAGE_OFFSET: u64 = 0xfff;
+
+/// The frame of the virtual interrupt controller at a guest address, and the offset in it.
+#[inline]
+fn controller_frame(address: u64, vcpus: usize) -> Option<(Frame, u64)> {
+    let distributor = address.wrapping_sub(layout::GICD.base().get());
+    if distributor < layout::GICD.size() {
+        return Some((Frame::Distributor, distributor));
+    }
+    if !host().is_gicv3() {
+        return None;
+    }
+    let offset = address.wrapping_sub(layout::GICR.base().get());
+    if offset >= layout::GICR.size() {
+        return None;
+    }
+    // A power of two: no division.
+    let number = offset >> layout::REDISTRIBUTOR_BYTES.trailing_zeros();
+    let number = usize::try_from(number).ok().filter(|number| *number < vcpus)?;
+    let within = offset & (layout::REDISTRIBUTOR_BYTES - 1);
+    Some((Frame::Redistributor(VcpuIndex::new(number)), within))
+}
+
+/// An access of the core's width in the interrupt controller's terms.
+fn controller_width(width: Width) -> gic::vgic::Width {
+    match width {
+        Width::Byte => gic::vgic::Width::Byte,
+        Width::Half => gic::vgic::Width::Half,
+        Width::Word => gic::vgic::Width::Word,
+        Width::Double => gic::vgic::Width::Double,
+    }
+}
+
+/// What became of an access to the interrupt controller.
+pub(crate) enum ControllerAccess {
+    /// The address is not the interrupt controller's.
+    Elsewhere,
+    /// Done, with the value of a read.
+    Done(u64),
+    /// The guest has to execute the instruction again: another virtual CPU holds the answer.
+    Again,
+}
+
+impl El2Vcpu {
+    /// A data access that stage 2 does not translate.
+    #[inline]
+    pub(crate) fn data_abort(&mut self, abort: DataAbort) -> Option<Exit> {
+        if abort.is_emulable() && abort.has_intermediate_address() {
+            let address = fault_page() | self.raw_exit().detail & PAGE_OFFSET;
+            let width = match abort.size() {
+                AccessSize::Byte => Width::Byte,
+                AccessSize::Halfword => Width::Half,
+                AccessSize::Word => Width::Word,
+                AccessSize::Doubleword | AccessSize::Quadword => Width::Double,
+            };
+            let completion = Completion {
+                register: abort.register(),
+                width,
+                sign_extend: abort.sign_extend(),
+                wide: abort.is_64bit(),
+                length: 4,
+            };
+            let operation = if abort.is_write() {
+                let value = self.registers.get(abort.register());
+                Operation::Write(self.to_bus(value, width))
+            } else {
+                Operation::Read
+            };
+            return self.access(address, width, operation, completion);
+        }
+        self.rare_data_abort(abort)
+    }
+
+    /// One access to an address that is not memory: the interrupt controller answers here,
+    /// all other devices through the core.
+    #[inline]
+    pub(crate) fn access(
+        &mut self,
+        address: u64,
+        width: Width,
+        operation: Operation,
+        completion: Completion,
+    ) -> Option<Exit> {
+        match self.controller_access(address, width, operation) {
+            ControllerAccess::Elsewhere => Some(Exit::Io(IoAccess {
+                space: Space::Memory,
+                address,
+                width,
+                operation,
+                completion,
+            })),
+            ControllerAccess::Done(value) => {
+                self.finish_access(completion, value);
+                None
+            }
+            ControllerAccess::Again => None,
+        }
+    }
+
+    #[inline]
+    fn controller_access(
+        &mut self,
+        address: u64,
+        width: Width,
+        operation: Operation,
+    ) -> ControllerAccess {
+        let vcpus = self.machine.mpidrs.len();
+        let Some((frame, offset)) = controller_frame(address, vcpus) else {
+            return ControllerAccess::Elsewhere;
+        };
+        self.handle().exits.count(ExitKind::InterruptController);
+        let (index, width) = (self.index, controller_width(width));
+        match operation {
+            Operation::Write(value) => {
+                self.change_interrupts(|vgic| {
+                    ((), vgic.write(frame, index, offset, width, value))
+                });
+                ControllerAccess::Done(0)
+            }
+            Operation::Read => {
+                let answer = self.machine.vgic.lock().read(frame, index, offset, width);
+                match answer {
+                    gic::vgic::Read::Value(value) => ControllerAccess::Done(value),
+                    gic::vgic::Read::Retry(holders) => {
+                        self.read_from_list_registers(holders, frame, offset, width)
+                    }
+                }
+            }
+        }
+    }
+
+    /// Part of the answer is in list registers: ours now, those of others after they have run.
+    #[cold]
+    fn read_from_list_registers(
+        &mut self,
+        holders: VcpuSet,
+        frame: Frame,
+        offset: u64,
+        width: gic::vgic::Width,
+    ) -> ControllerAccess {
+        let index = self.index;
+        let others = holders.without(VcpuSet::only(index));
+        let answer = self.change_interrupts(|vgic| {
+            let mut effects = Effects::NONE;
+            if holders.contains(index) {
+                effects = vgic.fold(index, &mut *percpu::this().interface());
+            }
+            (vgic.read(frame, index, offset, width), effects)
+        });
+        match answer {
+            gic::vgic::Read::Value(value) => ControllerAccess::Done(value),
+            gic::vgic::Read::Retry(set) => {
+                self.machine.kick(set.union(others).without(VcpuSet::only(index)));
+                ControllerAccess::Again
+            }
+        }
+    }
+
+    /// Finishes an access: the value to its register, and past the instruction unless more of
+    /// its accesses follow.
+    #[inline]
+    pub(crate) fn finish_access(&mut self, completion: Completion, value: u64) {
+        if self.emulation.is_some() {
+            return self.finish_emulated_access(completion, value);
+        }
+        // A write completes with nothing for a register.
+        if !self.last_was_write() {
+            let size = access_size(completion.width);
+            let value = self.to_bus(value, completion.width);
+            let value = register_file::extend(
+                value,
+                size,
+                completion.sign_extend,
+                completion.wide,
+            );
+            self.registers.set(completion.register, value);
+        }
+        self.skip(u64::from(completion.length));
+    }
+
+    /// Whether the access of the last exit was a store.
+    #[inline]
+    fn last_was_write(&self) -> bool {
+        traps::syndrome::Syndrome::new(self.raw_exit().cause).data_abort().is_write()
+    }
+
+    /// A register's value in the order of bytes on the bus, and back.
+    #[inline]
+    pub(crate) fn to_bus(&self, value: u64, width: Width) -> u64 {
+        let state = ProgramState::new(self.registers.pstate);
+        let sctlr = read_aliased!(host().features.e2h, "c1_c0_0");
+        let big_endian = state.is_big_endian(sctlr);
+        let size = access_size(width);
+        register_file::to_memory_order(value, size, big_endian) & width.mask()
+    }
+
+    /// Aborts other than plain loads and stores to device space.
+    #[cold]
+    fn rare_data_abort(&mut self, abort: DataAbort) -> Option<Exit> {
+        // Cache maintenance by address on a device does nothing.
+        if abort.cache_maintenance() && !abort.on_stage1_walk() {
+            self.skip(abort.syndrome().instruction_length());
+            return None;
+        }
+        let access = if abort.is_write() { FaultAccess::Write } else { FaultAccess::Read };
+        if abort.on_stage1_walk() || abort.status().is_external() || !abort.has_address() {
+            return Some(Exit::MemoryFault { address: GuestAddress(fault_page()), access });
+        }
+        let state = ProgramState::new(self.registers.pstate);
+        let far = self.raw_exit().detail;
+        let address = if abort.has_intermediate_address() {
+            fault_page() | far & PAGE_OFFSET
+        } else {
+            match translate_stage1(far, state, abort.is_write()) {
+                Some(address) => address,
+                // The guest changed its tables meanwhile: it meets its own fault.
+                None => return None,
+            }
+        };
+        if self.machine.ram.contains(address, 1) {
+            // Memory is always mapped: another CPU was replacing the entry.
+            return None;
+        }
+        self.emulate(address)
+    }
+
+    /// An instruction fetch that stage 2 does not translate.
+    #[cold]
+    pub(crate) fn instruction_abort(&mut self, abort: InstructionAbort) -> Option<Exit> {
+        let address = fault_page();
+        if abort.has_intermediate_address()
+            && !abort.on_stage1_walk()
+            && self.machine.ram.contains(address, 1)
+        {
+            return None;
+        }
+        Some(Exit::MemoryFault { address: GuestAddress(address), access: FaultAccess::Execute })
+    }
+}
+
+/// The page of the intermediate physical address that faulted.
+#[inline]
+fn fault_page() -> u64 {
+    (read_register!("hpfar_el2") & FIPA_MASK) << FIPA_SHIFT
+}
+
+/// A width in the terms of the `traps` crate.
+pub(crate) const fn access_size(width: Width) -> AccessSize {
+    match width {
+        Width::Byte => AccessSize::Byte,
+        Width::Half => AccessSize::Halfword,
+        Width::Word => AccessSize::Word,
+        Width::Double => AccessSize::Doubleword,
+    }
+}

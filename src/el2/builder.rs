@@ -1,0 +1,192 @@
+//! From a configuration to a virtual machine: memory, devices, virtual CPUs.
+
+use alloc::format;
+use alloc::string::String;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::sync::atomic::AtomicU64;
+
+use bunshin::address::VcpuId;
+use bunshin::bus::{Bus, Space};
+use bunshin::config::VmConfig;
+use bunshin::device::clock::WallClock;
+use bunshin::device::console::ConsoleSink;
+use bunshin::device::pl011::{Pl011, Revision};
+use bunshin::device::pl031::Pl031;
+use bunshin::hypervisor::{Hypervisor, Placement};
+use bunshin::vcpu::VcpuHandle;
+use bunshin::vm::Vm;
+use gic::vgic::{Config, Version};
+use gic::{Affinity, Line, Vgic};
+use platform::guest::layout;
+use spin::Once;
+use spin::mutex::TicketMutex;
+use stage2::{Attributes, IntermediateAddress, MemoryType, PageTable, PhysicalAddress, VmidTag};
+use traps::identification::{self, Policy};
+
+use crate::el2::backend::El2;
+use crate::el2::console;
+use crate::el2::host::host;
+use crate::el2::machine::{self, Machine, Translation, Wire};
+use crate::el2::memory::Ram;
+use crate::el2::registers::read_register;
+use crate::el2::stage2_hardware::{FrameTables, GuestTlb};
+use crate::el2::stolen_time::{self, StolenTimePage};
+use crate::el2::vcpu::El2Vcpu;
+
+/// Shared peripheral interrupts that a guest's controller has, as many as QEMU's `virt`.
+const GUEST_SPIS: usize = 256;
+/// vCPUs in one cluster: as many as an SGI's target list reaches.
+const CLUSTER: usize = 16;
+/// vCPUs that a GICv2 tells apart.
+const CLUSTER_V2: usize = 8;
+
+/// Affinity of virtual CPU `number`, as on QEMU's `virt`.
+fn affinity(number: usize) -> u64 {
+    let cluster = if host().is_gicv3() { CLUSTER } else { CLUSTER_V2 };
+    ((number / cluster) as u64) << 8 | (number % cluster) as u64
+}
+
+/// The guest's serial line leads to the host's.
+struct HostConsole;
+
+impl ConsoleSink for HostConsole {
+    fn put(&self, byte: u8) {
+        console::put(byte);
+    }
+}
+
+/// Seconds since the host started: it has no clock that knows the date.
+struct Uptime;
+
+impl WallClock for Uptime {
+    fn seconds(&self) -> u64 {
+        read_register!("cntpct_el0") / read_register!("cntfrq_el0").max(1)
+    }
+}
+
+fn failed(reason: impl core::fmt::Display) -> String {
+    format!("{reason}")
+}
+
+/// Builds a virtual machine and gives it to the hypervisor, stopped.
+///
+/// # Errors
+/// Why it cannot be: too little memory, too many virtual CPUs.
+pub(crate) fn build(
+    hypervisor: &'static Hypervisor<El2>,
+    placement: &mut Placement,
+    config: &VmConfig,
+) -> Result<Arc<Vm<El2>>, String> {
+    let count = config.vcpus as usize;
+    let ram = Ram::allocate(layout::RAM_BASE.get(), config.memory).ok_or_else(|| {
+        format!(
+            "memory: no {} MiB of host memory left ({} MiB are free); give less",
+            config.memory >> 20,
+            crate::el2::frames::available() >> 20
+        )
+    })?;
+    let stolen_time = StolenTimePage::allocate().ok_or("no memory for stolen time")?;
+    let translation = map(&ram, &stolen_time)?;
+    let mpidrs: Vec<u64> = (0..count).map(affinity).collect();
+    let vgic = controller(&mpidrs)?;
+    let host = host();
+    let policy = Policy::new(
+        u8::try_from(host.geometry.input_bits()).unwrap_or(u8::MAX),
+        host.is_gicv3(),
+        host.features.event_counters.is_some(),
+    );
+    let machine = Arc::new(Machine {
+        config: config.clone(),
+        ram,
+        translation: TicketMutex::new(translation),
+        vgic: TicketMutex::new(vgic),
+        id: identification::sanitise(&host.features.id, &policy),
+        mpidrs,
+        counter_offset: AtomicU64::new(0),
+        stolen_time,
+        vcpus: Once::new(),
+    });
+    let handles: Vec<Arc<VcpuHandle>> = (0..count)
+        .map(|number| Arc::new(VcpuHandle::new(VcpuId(number), placement.place(&config.cpus))))
+        .collect();
+    machine.vcpus.call_once(|| handles.clone());
+    let bus = devices(&machine)?;
+    let vcpus =
+        handles.iter().map(|handle| El2Vcpu::new(machine.clone(), handle.clone())).collect();
+    let vm = Arc::new(Vm::new(config.clone(), bus, machine, handles));
+    hypervisor.add(vm.clone(), vcpus);
+    Ok(vm)
+}
+
+/// Stage 2: memory, stolen-time records and, on a GICv2, the virtual CPU interface.
+fn map(ram: &Ram, stolen_time: &StolenTimePage) -> Result<Translation, String> {
+    let mut table =
+        PageTable::new(host().geometry.format(), &mut FrameTables).map_err(failed)?;
+    // Nothing is running under this table yet: no TLB entry can be stale.
+    let mut tlb = GuestTlb { vttbr: read_register!("vttbr_el2") };
+    let mut put = |guest: u64, physical: u64, size: u64, attributes: Attributes| {
+        table
+            .map(
+                &mut FrameTables,
+                &mut tlb,
+                IntermediateAddress(guest),
+                PhysicalAddress(physical),
+                size,
+                attributes,
+            )
+            .map_err(failed)
+    };
+    for piece in ram.pieces() {
+        put(piece.guest, piece.host, piece.size, Attributes::RAM)?;
+    }
+    let records = Attributes { read: true, write: false, execute: false, memory: MemoryType::Normal };
+    put(stolen_time::ADDRESS, stolen_time.host_address(), stolen_time::SIZE, records)?;
+    if let gic::host::Controller::V2(distributor) = &host().controller {
+        put(
+            layout::GICC.base().get(),
+            distributor.gicv() as u64,
+            gic::host::v2::Distributor::GICC_SIZE as u64,
+            Attributes::DEVICE,
+        )?;
+    }
+    Ok(Translation { table, tag: VmidTag::default() })
+}
+
+/// The interrupt controller, with the guest's private interrupts linked to physical ones.
+fn controller(mpidrs: &[u64]) -> Result<Vgic, String> {
+    let affinities: Vec<Affinity> =
+        mpidrs.iter().map(|mpidr| Affinity::from_mpidr(*mpidr)).collect();
+    let mut vgic = Vgic::new(&Config {
+        version: if host().is_gicv3() { Version::V3 } else { Version::V2 },
+        vcpus: &affinities,
+        spis: GUEST_SPIS,
+        priority_bits: host().priority_bits,
+        hardware_deactivation: true,
+    })
+    .map_err(failed)?;
+    for number in 0..mpidrs.len() {
+        for (virtual_number, physical) in host().interrupts.guest_private() {
+            let line = Line::Ppi(machine::index(number), gic::IntId::new(virtual_number));
+            vgic.link_physical(line, physical);
+        }
+    }
+    Ok(vgic)
+}
+
+/// The devices of QEMU's `virt` that every guest has.
+fn devices(machine: &Arc<Machine>) -> Result<Bus, String> {
+    let mut bus = Bus::new();
+    let wire = Wire::to_spi(layout::UART_SPI);
+    wire.connect(machine);
+    let uart = Arc::new(Pl011::new(Revision::R1p1, Arc::new(HostConsole), wire));
+    console::attach(&uart);
+    bus.attach(Space::Memory, layout::UART.base().get(), layout::UART.size(), uart)
+        .map_err(failed)?;
+    let wire = Wire::to_spi(layout::RTC_SPI);
+    wire.connect(machine);
+    let clock = Arc::new(Pl031::new(Arc::new(Uptime), wire));
+    bus.attach(Space::Memory, layout::RTC.base().get(), layout::RTC.size(), clock)
+        .map_err(failed)?;
+    Ok(bus)
+}

@@ -1,0 +1,212 @@
+//! This machine: what all CPUs share. Filled in by the boot CPU, constant
+//! from then on.
+
+use alloc::vec::Vec;
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use bunshin::address::CpuId;
+use bunshin::config::Payload;
+use bunshin::hypervisor::Hypervisor;
+use gic::host::{Controller, CpuInterfaceState, KICK, SgiTarget};
+use smccc::{Hvc, Smc};
+use spin::Once;
+use spin::mutex::TicketMutex;
+use stage2::{Geometry, Vmid, VmidAllocator};
+
+use crate::el2::backend::El2;
+use crate::el2::fault;
+use crate::el2::features::Features;
+use crate::el2::interrupts::Interrupts;
+use crate::el2::machine::Translation;
+use crate::el2::percpu;
+use crate::el2::registers::{synchronize, write_register};
+use crate::el2::smp::Conduit;
+use crate::el2::stage2_hardware;
+
+/// Most host CPUs.
+pub(crate) const MAX_CPUS: usize = 64;
+
+/// The bundle as it lies in memory.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Blob {
+    /// Address of the first byte.
+    pub(crate) base: u64,
+    /// Length in bytes.
+    pub(crate) size: usize,
+}
+
+impl Blob {
+    /// The bytes.
+    pub(crate) fn bytes(self) -> &'static [u8] {
+        // SAFETY: made only of ranges that are mapped, kept out of the frame
+        // allocator, and never written.
+        unsafe { core::slice::from_raw_parts(self.base as *const u8, self.size) }
+    }
+}
+
+/// This machine.
+pub(crate) struct Host {
+    /// What its CPUs can do.
+    pub(crate) features: Features,
+    /// Shape of stage 2.
+    pub(crate) geometry: Geometry,
+    /// Its interrupt controller.
+    pub(crate) controller: Controller,
+    /// Which interrupt is whose.
+    pub(crate) interrupts: Interrupts,
+    /// How to call PSCI, where it exists.
+    pub(crate) conduit: Option<Conduit>,
+    /// The bundle, or the embedded guest.
+    pub(crate) bundle: Blob,
+    /// Priority bits of the list registers.
+    pub(crate) priority_bits: u8,
+    /// How to reach each CPU.
+    sgi_targets: Vec<Once<SgiTarget>>,
+    vmids: TicketMutex<VmidAllocator>,
+    /// `VTTBR_EL2` that each CPU has loaded, for maintenance under a VM's VMID.
+    vttbrs: Vec<AtomicU64>,
+}
+
+/// Which CPUs have arrived in `secondary_main`.
+pub(crate) static ARRIVED: [AtomicBool; MAX_CPUS] = [const { AtomicBool::new(false) }; MAX_CPUS];
+
+static HOST: Once<Host> = Once::new();
+static HYPERVISOR: Once<Hypervisor<El2>> = Once::new();
+
+/// This machine. Only after [`set_host`].
+#[inline]
+pub(crate) fn host() -> &'static Host {
+    match HOST.get() {
+        Some(host) => host,
+        None => fault::halt(),
+    }
+}
+
+/// Sets what [`host`] gives.
+pub(crate) fn set_host(host: Host) -> &'static Host {
+    HOST.call_once(|| host)
+}
+
+/// The hypervisor. Only after [`set_hypervisor`].
+pub(crate) fn hypervisor() -> Option<&'static Hypervisor<El2>> {
+    HYPERVISOR.get()
+}
+
+/// Sets what [`hypervisor`] gives.
+pub(crate) fn set_hypervisor(hypervisor: Hypervisor<El2>) -> &'static Hypervisor<El2> {
+    HYPERVISOR.call_once(|| hypervisor)
+}
+
+impl Host {
+    /// This machine with `cpus` CPUs.
+    pub(crate) fn new(
+        features: Features,
+        geometry: Geometry,
+        controller: Controller,
+        interrupts: Interrupts,
+        conduit: Option<Conduit>,
+        bundle: Blob,
+        priority_bits: u8,
+        vmids: VmidAllocator,
+        cpus: usize,
+    ) -> Self {
+        Host {
+            features,
+            geometry,
+            controller,
+            interrupts,
+            conduit,
+            bundle,
+            priority_bits,
+            sgi_targets: (0..cpus).map(|_| Once::new()).collect(),
+            vmids: TicketMutex::new(vmids),
+            vttbrs: (0..cpus).map(|_| AtomicU64::new(0)).collect(),
+        }
+    }
+
+    /// The controller's version is 3.
+    pub(crate) fn is_gicv3(&self) -> bool {
+        matches!(self.controller, Controller::V3(_))
+    }
+
+    /// Says how to reach this CPU.
+    pub(crate) fn set_sgi_target(&self, cpu: usize, target: SgiTarget) {
+        if let Some(entry) = self.sgi_targets.get(cpu) {
+            entry.call_once(|| target);
+        }
+    }
+
+    /// Makes a CPU leave its guest or its idling.
+    #[inline]
+    pub(crate) fn kick(&self, cpu: CpuId) {
+        let this = percpu::this();
+        if cpu.0 == this.cpu {
+            return;
+        }
+        if let Some(target) = self.sgi_targets.get(cpu.0).and_then(Once::get) {
+            this.interface().send_sgi(KICK, *target);
+        }
+    }
+
+    /// The bytes of a payload of the bundle.
+    pub(crate) fn payload(&self, payload: Payload) -> &'static [u8] {
+        payload
+            .offset
+            .checked_add(payload.size)
+            .and_then(|end| self.bundle.bytes().get(payload.offset..end))
+            .unwrap_or_default()
+    }
+
+    /// The priority mask in the saved state of a virtual CPU interface.
+    pub(crate) fn saved_priority_mask(&self, state: &CpuInterfaceState) -> u8 {
+        /// `ICH_VMCR_EL2.VPMR`.
+        const ICH_VPMR_SHIFT: u32 = 24;
+        /// `GICH_VMCR.VMPriMask`, five bits.
+        const GICH_MASK_SHIFT: u32 = 27;
+        if self.is_gicv3() {
+            (state.vmcr >> ICH_VPMR_SHIFT) as u8
+        } else {
+            ((state.vmcr >> GICH_MASK_SHIFT) << 3) as u8
+        }
+    }
+
+    /// Makes a virtual machine's translation the current one of this CPU.
+    pub(crate) fn load_stage2(&self, cpu: usize, translation: &mut Translation) {
+        let mut vmids = self.vmids.lock();
+        let vmid = vmids
+            .activate(cpu, &mut translation.tag, stage2_hardware::invalidate_all_guests)
+            // Only a CPU that the allocator does not know is refused.
+            .unwrap_or_else(|_| fault::halt());
+        let vttbr = self.vttbr(vmid, translation);
+        write_register!("vtcr_el2", self.geometry.vtcr());
+        write_register!("vttbr_el2", vttbr);
+        if let Some(entry) = self.vttbrs.get(cpu) {
+            entry.store(vttbr, Ordering::Relaxed);
+        }
+        synchronize();
+    }
+
+    fn vttbr(&self, vmid: Vmid, translation: &Translation) -> u64 {
+        self.geometry.vttbr(vmid, translation.table.root())
+    }
+
+    /// This CPU runs no guest for now; its VMID may be given away.
+    pub(crate) fn leave_stage2(&self) {
+        // An error would name a CPU that the allocator does not know.
+        let _ = self.vmids.lock().deactivate(percpu::this().cpu);
+    }
+
+    /// Turns the machine off, or says that it cannot.
+    pub(crate) fn power_off(&self) -> ! {
+        let refused = match self.conduit {
+            Some(Conduit::Smc) => smccc::psci::system_off::<Smc>().err(),
+            Some(Conduit::Hvc) => smccc::psci::system_off::<Hvc>().err(),
+            None => None,
+        };
+        match refused {
+            Some(reason) => log::warn!("the firmware does not turn this machine off: {reason}"),
+            None => log::info!("this machine cannot turn itself off; you may do it now"),
+        }
+        fault::halt()
+    }
+}

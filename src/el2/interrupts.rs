@@ -1,0 +1,163 @@
+//! Physical interrupts: whose they are, and what follows.
+
+use gic::IntId;
+use gic::host::KICK;
+use platform::discover::{InterruptSource, Platform};
+use platform::guest::layout;
+
+use crate::el2::registers::{read_register, write_register};
+use crate::el2::{console, percpu};
+
+/// INTIDs of the interrupts that the hypervisor knows.
+#[derive(Debug, Clone)]
+pub(crate) struct Interrupts {
+    /// The guest's virtual timer.
+    pub(crate) virtual_timer: u32,
+    /// The guest's EL1 physical timer.
+    pub(crate) physical_timer: u32,
+    /// The hypervisor's own timer.
+    pub(crate) hypervisor_timer: u32,
+    /// Performance monitors of the guest.
+    pub(crate) pmu: Option<u32>,
+    /// Virtual CPU interface.
+    pub(crate) maintenance: u32,
+    /// Console.
+    pub(crate) console: Option<u32>,
+}
+
+/// What a physical interrupt means to the virtual CPU that is loaded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    /// The guest's own private interrupt, by the guest's number; the physical one stays active
+    /// until the guest deactivates it.
+    Private(IntId),
+    /// Its virtual CPU interface wants attention.
+    Maintenance,
+    /// The host's business: the core has to look around.
+    Host,
+    /// There was none.
+    Nothing,
+}
+
+/// The INTID of a GIC interrupt.
+fn intid(interrupt: &platform::discover::Interrupt) -> Option<u32> {
+    match interrupt.source {
+        InterruptSource::Gic(intid) => Some(intid.get()),
+        _ => None,
+    }
+}
+
+impl Interrupts {
+    /// Reads them off the platform; the architecture's usual numbers where the device tree
+    /// is silent (Arm BSA, B_PPI).
+    pub(crate) fn of(platform: &Platform, maintenance: u32) -> Self {
+        let timer = &platform.timer;
+        let number = |interrupt: &Option<platform::discover::Interrupt>, usual| {
+            interrupt.as_ref().and_then(intid).unwrap_or(usual)
+        };
+        Interrupts {
+            virtual_timer: number(&timer.virtual_timer, 27),
+            physical_timer: number(&timer.physical, 30),
+            hypervisor_timer: number(&timer.hypervisor_physical, 26),
+            pmu: platform
+                .pmu
+                .iter()
+                .filter_map(intid)
+                .find(|number| *number < IntId::PRIVATE),
+            maintenance,
+            console: platform
+                .console
+                .as_ref()
+                .and_then(|console| console.interrupt.as_ref())
+                .and_then(intid),
+        }
+    }
+
+    /// Private interrupts that belong to the guest: the guest's number and the physical one.
+    pub(crate) fn guest_private(&self) -> impl Iterator<Item = (u32, u32)> + use<> {
+        let ppi = |number: u32| layout::FIRST_PPI + number;
+        [
+            Some((ppi(layout::VIRTUAL_TIMER_PPI), self.virtual_timer)),
+            Some((ppi(layout::PHYSICAL_TIMER_PPI), self.physical_timer)),
+            self.pmu.map(|physical| (ppi(layout::PMU_PPI), physical)),
+        ]
+        .into_iter()
+        .flatten()
+    }
+
+    /// Enables this CPU's private interrupts.
+    pub(crate) fn enable_private(&self) {
+        let mut interface = percpu::this().interface();
+        for (_, physical) in self.guest_private() {
+            interface.enable(IntId::new(physical));
+        }
+        interface.enable(IntId::new(self.hypervisor_timer));
+        interface.enable(IntId::new(self.maintenance));
+        interface.enable_virtual_interface(true);
+    }
+
+    /// Enables the console's interrupt, on this CPU.
+    pub(crate) fn enable_console(&self) {
+        if let Some(number) = self.console {
+            let mut interface = percpu::this().interface();
+            interface.target_self(IntId::new(number));
+            interface.enable(IntId::new(number));
+        }
+    }
+
+    /// Acknowledges the most urgent physical interrupt of this CPU and does what the host has
+    /// to do about it.
+    #[inline]
+    pub(crate) fn acknowledge(&self) -> Outcome {
+        let mut interface = percpu::this().interface();
+        let Some(interrupt) = interface.acknowledge() else { return Outcome::Nothing };
+        let number = interrupt.intid();
+        interface.priority_drop(interrupt);
+        if let Some((virtual_number, _)) =
+            self.guest_private().find(|(_, physical)| *physical == number.get())
+        {
+            return Outcome::Private(IntId::new(virtual_number));
+        }
+        if number.get() == self.maintenance {
+            interface.deactivate(interrupt);
+            return Outcome::Maintenance;
+        }
+        if number.get() == self.hypervisor_timer {
+            disarm();
+        } else if number != KICK && Some(number.get()) == self.console {
+            drop(interface);
+            console::receive();
+            interface = percpu::this().interface();
+        }
+        interface.deactivate(interrupt);
+        Outcome::Host
+    }
+}
+
+/// `CNTHP_CTL_EL2.ENABLE`.
+const ENABLE: u64 = 1 << 0;
+
+/// Has the hypervisor's timer fire when the physical counter reaches `deadline`.
+pub(crate) fn arm(deadline: u64) {
+    write_register!("cnthp_cval_el2", deadline);
+    write_register!("cnthp_ctl_el2", ENABLE);
+}
+
+/// Silences the hypervisor's timer.
+pub(crate) fn disarm() {
+    write_register!("cnthp_ctl_el2", 0);
+}
+
+/// Waits for a physical interrupt; interrupts stay masked, so that it stays pending.
+pub(crate) fn wait() {
+    // SAFETY: barrier and wait.
+    unsafe { core::arch::asm!("dsb sy", "wfi", options(nostack)) };
+}
+
+/// The physical counter.
+#[inline]
+pub(crate) fn counter() -> u64 {
+    // SAFETY: barrier; the counter must not be read ahead of what came before.
+    unsafe { core::arch::asm!("isb", options(nostack)) };
+    read_register!("cntpct_el0")
+}

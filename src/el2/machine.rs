@@ -1,0 +1,144 @@
+//! A virtual machine's AArch64 part: memory behind stage 2, the virtual
+//! interrupt controller, and what all of its virtual CPUs share.
+
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::sync::atomic::{AtomicU64, Ordering};
+
+use bunshin::backend::{self, BootState, LoadError};
+use bunshin::bus::InterruptLine;
+use bunshin::config::VmConfig;
+use bunshin::vcpu::VcpuHandle;
+use gic::{Effects, IntId, Line, VcpuIndex, VcpuSet, Vgic};
+use log::info;
+use spin::Once;
+use spin::mutex::TicketMutex;
+use stage2::{PageTable, VmidTag, Vmsa};
+use traps::identification::IdRegisters;
+
+use crate::el2::host::host;
+use crate::el2::percpu;
+use crate::el2::loader;
+use crate::el2::memory::Ram;
+use crate::el2::registers::read_register;
+use crate::el2::stolen_time::StolenTimePage;
+use crate::el2::{frames, mmu};
+
+/// The stage-2 table and its VMID.
+pub(crate) struct Translation {
+    pub(crate) table: PageTable<Vmsa>,
+    pub(crate) tag: VmidTag,
+}
+
+/// What the virtual CPUs of one virtual machine share. Lock order:
+/// `translation`, then the host's VMID allocator; `vgic` stands alone.
+pub(crate) struct Machine {
+    pub(crate) config: VmConfig,
+    pub(crate) ram: Ram,
+    pub(crate) translation: TicketMutex<Translation>,
+    pub(crate) vgic: TicketMutex<Vgic>,
+    /// What the guest reads of the CPU.
+    pub(crate) id: IdRegisters,
+    /// Affinity of each virtual CPU.
+    pub(crate) mpidrs: Vec<u64>,
+    /// `CNTVOFF_EL2`: the virtual counter starts at zero with the machine.
+    pub(crate) counter_offset: AtomicU64,
+    /// Stolen-time records of all virtual CPUs.
+    pub(crate) stolen_time: StolenTimePage,
+    /// Its virtual CPUs as others see them.
+    pub(crate) vcpus: Once<Vec<Arc<VcpuHandle>>>,
+}
+
+impl Machine {
+    /// Kicks the virtual CPUs of `set` so that they look at their interrupts.
+    #[inline]
+    pub(crate) fn kick(&self, set: VcpuSet) {
+        if set.is_empty() {
+            return;
+        }
+        let Some(vcpus) = self.vcpus.get() else { return };
+        for vcpu in set {
+            if let Some(handle) = vcpus.get(vcpu.get())
+                && handle.wake()
+            {
+                host().kick(handle.home());
+            }
+        }
+    }
+
+    /// Runs `change` on the interrupt controller and kicks whom it concerns.
+    pub(crate) fn change_interrupts(&self, change: impl FnOnce(&mut Vgic) -> Effects) {
+        let effects = change(&mut self.vgic.lock());
+        self.kick(effects.kick);
+    }
+
+    /// The virtual CPU with this affinity.
+    pub(crate) fn vcpu_by_mpidr(&self, affinity: u64) -> Option<usize> {
+        self.mpidrs.iter().position(|mpidr| *mpidr == affinity)
+    }
+
+    /// Whether guest code may start at `address`.
+    pub(crate) fn is_memory(&self, address: u64) -> bool {
+        self.ram.contains(address, 4)
+    }
+
+    /// Writes the guest's memory back and empties the caches of it: what a
+    /// guest means by cache maintenance by set and way.
+    pub(crate) fn flush_memory(&self) {
+        self.ram.clean();
+    }
+}
+
+impl backend::Machine for Machine {
+    fn reset(&self) -> Result<BootState, LoadError> {
+        self.vgic.lock().reset(|physical| {
+            percpu::this().interface().clear_active(IntId::new(physical));
+        });
+        self.ram.scrub();
+        let boot = loader::load(self)?;
+        // The guest starts with its caches off.
+        self.ram.clean();
+        mmu::invalidate_instructions();
+        self.stolen_time.reset();
+        self.counter_offset.store(read_register!("cntpct_el0"), Ordering::Relaxed);
+        info!(
+            "vm \"{}\": started, {} KiB of host memory free",
+            self.config.name,
+            frames::available() >> 10
+        );
+        Ok(boot)
+    }
+}
+
+/// A device's wire to the virtual interrupt controller.
+pub(crate) struct Wire {
+    machine: Once<alloc::sync::Weak<Machine>>,
+    line: Line,
+}
+
+impl Wire {
+    /// A wire to shared peripheral interrupt `spi`; connected later, since
+    /// machine and devices know each other.
+    pub(crate) fn to_spi(spi: u32) -> Arc<Self> {
+        let line = Line::Spi(gic::IntId::new(platform::guest::layout::FIRST_SPI + spi));
+        Arc::new(Wire { machine: Once::new(), line })
+    }
+
+    /// Connects the other end.
+    pub(crate) fn connect(&self, machine: &Arc<Machine>) {
+        self.machine.call_once(|| Arc::downgrade(machine));
+    }
+}
+
+impl InterruptLine for Wire {
+    fn set(&self, asserted: bool) {
+        if let Some(machine) = self.machine.get().and_then(alloc::sync::Weak::upgrade) {
+            machine.change_interrupts(|vgic| vgic.set_level(self.line, asserted));
+        }
+    }
+}
+
+/// The virtual CPU with this number, for the interrupt controller.
+pub(crate) fn index(vcpu: usize) -> VcpuIndex {
+    VcpuIndex::new(vcpu)
+}

@@ -1,0 +1,201 @@
+//! Trapped system registers.
+
+use bunshin::exit::Exit;
+use traps::exception::{Exception, ProgramState};
+use traps::syndrome::{Direction, ExceptionClass, Syndrome, SystemRegisterTrap, Trap, WaitKind};
+use traps::system_register::{Action, Encoding, SoftwareInterrupt, Visibility};
+
+use bunshin::exit::Fatal;
+use crate::el2::host::host;
+use crate::el2::registers::{read_aliased, read_register, synchronize, write_aliased, write_register};
+use crate::el2::vcpu::El2Vcpu;
+
+/// `SCTLR_EL1.M` and `SCTLR_EL1.C`.
+const SCTLR_CACHES: u64 = 1 << 0 | 1 << 2;
+
+impl El2Vcpu {
+    /// `MRS`, `MSR` or `SYS`.
+    #[inline]
+    pub(crate) fn system_register(&mut self, syndrome: Syndrome) -> Option<Exit> {
+        let trap = syndrome.system_register();
+        if let Some(index) = trap.encoding.identification_index()
+            && trap.direction == Direction::Read
+        {
+            self.registers.set(trap.register, self.machine.id.get(index));
+            self.skip(4);
+            return None;
+        }
+        let visibility = Visibility {
+            interrupt_controller: host().is_gicv3(),
+            performance_monitors: host().features.event_counters.is_some(),
+        };
+        match Action::of(trap.encoding, trap.direction, visibility) {
+            Action::SoftwareInterrupt(kind) => {
+                let (index, value) = (self.index, self.registers.get(trap.register));
+                self.change_interrupts(|vgic| {
+                    let effects = match kind {
+                        SoftwareInterrupt::Group1 => vgic.write_sgi1r(index, value),
+                        SoftwareInterrupt::AliasGroup1 => vgic.write_asgi1r(index, value),
+                        SoftwareInterrupt::Group0 => vgic.write_sgi0r(index, value),
+                    };
+                    ((), effects)
+                });
+            }
+            Action::Zero => self.read_as(trap, 0),
+            Action::Constant(value) => self.read_as(trap, value),
+            Action::Identification(index) => {
+                let value = self.machine.id.get(index);
+                self.read_as(trap, value);
+            }
+            Action::SetWay(_) => self.set_way(),
+            Action::VirtualMemory(encoding) => self.virtual_memory(encoding, trap),
+            Action::Debug(encoding) => return self.debug_register(encoding, trap),
+            // Not trapped by the controls that this image sets.
+            Action::InterruptController(_)
+            | Action::Timer(_)
+            | Action::PerformanceMonitor(_)
+            | Action::Undefined => {
+                self.inject_undefined();
+                return None;
+            }
+        }
+        self.skip(4);
+        None
+    }
+
+    fn read_as(&mut self, trap: SystemRegisterTrap, value: u64) {
+        if trap.direction == Direction::Read {
+            self.registers.set(trap.register, value);
+        }
+    }
+
+    /// Cache maintenance by set and way cannot be virtualised: all of the guest's memory is
+    /// cleaned, and again when its caches go on or off (Arm ARM D7.5.9).
+    fn set_way(&mut self) {
+        if !self.controls.watches_caches() {
+            self.machine.flush_memory();
+            self.controls.watch_caches(true);
+        }
+    }
+
+    /// A write of a register of the EL1 translation regime, watched for the caches.
+    fn virtual_memory(&mut self, encoding: Encoding, trap: SystemRegisterTrap) {
+        let e2h = host().features.e2h;
+        if trap.direction == Direction::Read {
+            return;
+        }
+        let value = self.registers.get(trap.register);
+        let caches = |sctlr: u64| sctlr & SCTLR_CACHES == SCTLR_CACHES;
+        let before = caches(read_aliased!(e2h, "c1_c0_0"));
+        match encoding {
+            Encoding::SCTLR_EL1 => write_aliased!(e2h, "c1_c0_0", value),
+            Encoding::TTBR0_EL1 => write_aliased!(e2h, "c2_c0_0", value),
+            Encoding::TTBR1_EL1 => write_aliased!(e2h, "c2_c0_1", value),
+            Encoding::TCR_EL1 => write_aliased!(e2h, "c2_c0_2", value),
+            Encoding::AFSR0_EL1 => write_aliased!(e2h, "c5_c1_0", value),
+            Encoding::AFSR1_EL1 => write_aliased!(e2h, "c5_c1_1", value),
+            Encoding::ESR_EL1 => write_aliased!(e2h, "c5_c2_0", value),
+            Encoding::FAR_EL1 => write_aliased!(e2h, "c6_c0_0", value),
+            Encoding::MAIR_EL1 => write_aliased!(e2h, "c10_c2_0", value),
+            Encoding::AMAIR_EL1 => write_aliased!(e2h, "c10_c3_0", value),
+            Encoding::CONTEXTIDR_EL1 => write_aliased!(e2h, "c13_c0_1", value),
+            _ => {}
+        }
+        synchronize();
+        let after = caches(read_aliased!(e2h, "c1_c0_0"));
+        if before != after {
+            self.machine.flush_memory();
+        }
+        if after {
+            self.controls.watch_caches(false);
+        }
+    }
+
+    /// The debug registers that trap: those of the OS lock.
+    fn debug_register(&mut self, encoding: Encoding, trap: SystemRegisterTrap) -> Option<Exit> {
+        let value = self.registers.get(trap.register);
+        match (encoding, trap.direction) {
+            (Encoding::OSLAR_EL1, Direction::Write) => write_register!("oslar_el1", value),
+            (Encoding::OSLSR_EL1, Direction::Read) => {
+                self.registers.set(trap.register, read_register!("oslsr_el1"));
+            }
+            (Encoding::MDSCR_EL1, Direction::Write) => write_register!("mdscr_el1", value),
+            (Encoding::MDSCR_EL1, Direction::Read) => {
+                self.registers.set(trap.register, read_register!("mdscr_el1"));
+            }
+            (Encoding::DBGAUTHSTATUS_EL1, Direction::Read) => {
+                self.registers.set(trap.register, read_register!("dbgauthstatus_el1"));
+            }
+            _ => {
+                self.inject_undefined();
+                return None;
+            }
+        }
+        self.skip(4);
+        None
+    }
+
+    /// Exits that are not on any hot path. Every exception class has its place here.
+    #[cold]
+    pub(crate) fn rare(&mut self, syndrome: Syndrome) -> Option<Exit> {
+        let length = syndrome.instruction_length();
+        match Trap::decode(syndrome) {
+            Trap::Wait(wait) => {
+                let state = ProgramState::new(self.registers.pstate);
+                let passes = state.passes(wait.condition);
+                self.skip(length);
+                if !passes {
+                    return None;
+                }
+                match wait.kind {
+                    WaitKind::Interrupt => Some(Exit::Idle),
+                    // With a deadline of its own, or an event to wait for, going on is allowed.
+                    WaitKind::InterruptUntil | WaitKind::Event | WaitKind::EventUntil => {
+                        Some(Exit::SpinHint)
+                    }
+                }
+            }
+            Trap::InstructionAbort(abort) => self.instruction_abort(abort),
+            Trap::DataAbort(abort) => self.data_abort(abort),
+            Trap::HypervisorCall(_) => self.call(),
+            Trap::SecureMonitorCall(_) => {
+                // Unlike HVC, a trapped SMC has not been executed yet.
+                self.skip(length);
+                self.call()
+            }
+            Trap::SystemRegister(_) => self.system_register(syndrome),
+            // EL2 made the guest's state illegal, or the guest's debugger did.
+            Trap::IllegalState => self.fatal(Fatal::InvalidState),
+            Trap::SError(_) => None,
+            // Debug exceptions of the guest, should a CPU route them here.
+            Trap::Breakpoint(_)
+            | Trap::SoftwareStep(_)
+            | Trap::Watchpoint(_)
+            | Trap::BreakpointInstruction(_)
+            | Trap::PcAlignment
+            | Trap::SpAlignment
+            | Trap::FloatingPointException(_)
+            | Trap::BranchTarget(_)
+            | Trap::PointerAuthenticationFailure { .. }
+            | Trap::MemoryCopy(_)
+            | Trap::GuardedControlStack(_)
+            | Trap::SupervisorCall(_) => {
+                let address = Some(read_register!("far_el2"));
+                self.inject(Exception::Synchronous { syndrome, address });
+                None
+            }
+            // Instructions of extensions that this machine does not have, or
+            // that EL0 in AArch32 may not use.
+            _ => {
+                self.inject_undefined();
+                None
+            }
+        }
+    }
+}
+
+/// Whether a class is that of `HVC` in AArch64.
+#[inline]
+pub(crate) fn is_hvc(class: ExceptionClass) -> bool {
+    class == ExceptionClass::HVC64
+}

@@ -1,0 +1,366 @@
+//! A virtual CPU on AArch64: its registers, and running it until the core is
+//! needed.
+
+use alloc::boxed::Box;
+use alloc::sync::Arc;
+use core::fmt;
+use core::sync::atomic::Ordering;
+
+use bunshin::address::{GuestAddress, Instant};
+use bunshin::backend;
+use bunshin::exit::{Completion, Exit, Fatal, PowerAnswer, RawExit};
+use bunshin::statistics::ExitKind;
+use bunshin::vcpu::VcpuHandle;
+use gic::{Effects, Line, VcpuIndex, Vgic};
+use traps::exception::ProgramState;
+use traps::syndrome::{ExceptionClass, Syndrome};
+
+use crate::el2::context::Registers;
+use crate::el2::emulation::Emulation;
+use crate::el2::guest_state::GuestState;
+use crate::el2::host::host;
+use crate::el2::interrupts::Outcome;
+use crate::el2::machine::{self, Machine};
+use crate::el2::percpu;
+use crate::el2::registers::{read_register, synchronize, write_register};
+use crate::el2::traps_control::TrapControls;
+
+unsafe extern "C" {
+    /// See `switch.S`: runs the guest, gives the vector of its exit.
+    fn enter_guest(registers: *mut Registers) -> u64;
+}
+
+/// Vectors of exits from AArch64 guests; those from AArch32 follow 4 later.
+const SYNCHRONOUS: u64 = 0;
+const SERROR: u64 = 3;
+const FROM_AARCH32: u64 = 4;
+
+/// A virtual CPU.
+pub(crate) struct El2Vcpu {
+    pub(crate) registers: Registers,
+    pub(crate) machine: Arc<Machine>,
+    pub(crate) index: VcpuIndex,
+    /// An instruction of several accesses that is being emulated.
+    pub(crate) emulation: Option<Emulation>,
+    handle: Arc<VcpuHandle>,
+    state: Box<GuestState>,
+    controller: gic::host::CpuInterfaceState,
+    pub(crate) controls: TrapControls,
+    loaded: bool,
+    raw: RawExit,
+    /// When this virtual CPU last left its host CPU, for stolen time.
+    left_at: u64,
+}
+
+impl El2Vcpu {
+    /// A virtual CPU that is off.
+    pub(crate) fn new(machine: Arc<Machine>, handle: Arc<VcpuHandle>) -> Self {
+        let index = machine::index(handle.id().0);
+        El2Vcpu {
+            registers: Registers::starting(0, 0),
+            index,
+            emulation: None,
+            handle,
+            state: Box::new(GuestState::at_reset()),
+            controller: gic::host::CpuInterfaceState::default(),
+            controls: TrapControls::new(&host().features),
+            machine,
+            loaded: false,
+            raw: RawExit::default(),
+            left_at: 0,
+        }
+    }
+
+    /// Runs `change` on the interrupt controller, brings this virtual CPU's
+    /// list registers up to date and kicks the others that it concerns.
+    #[inline]
+    pub(crate) fn change_interrupts<R>(
+        &mut self,
+        change: impl FnOnce(&mut Vgic) -> (R, Effects),
+    ) -> R {
+        let mut vgic = self.machine.vgic.lock();
+        let (result, mut effects) = change(&mut vgic);
+        if vgic.needs_update(self.index) {
+            effects.merge(vgic.fill(self.index, &mut *percpu::this().interface()));
+        }
+        drop(vgic);
+        self.machine.kick(effects.others(self.index));
+        result
+    }
+
+    /// Says why the guest left, for reports.
+    fn note(&mut self, syndrome: u64) {
+        self.raw = RawExit {
+            cause: syndrome,
+            detail: read_register!("far_el2"),
+            address: read_register!("hpfar_el2"),
+        };
+    }
+
+    /// Moves past the instruction that exited.
+    #[inline]
+    pub(crate) fn skip(&mut self, length: u64) {
+        let state = ProgramState::new(self.registers.pstate);
+        let (pc, state) = state.skip_instruction(self.registers.pc, length);
+        self.registers.pc = pc;
+        self.registers.pstate = state.bits();
+    }
+
+    /// A synchronous exception of the guest; `None` when it can go on.
+    #[inline]
+    fn synchronous(&mut self) -> Option<Exit> {
+        let esr = read_register!("esr_el2");
+        let syndrome = Syndrome::new(esr);
+        let class = syndrome.class();
+        if class == ExceptionClass::HVC64 {
+            self.handle.exits.count(ExitKind::Hypercall);
+            return self.call();
+        }
+        if class == ExceptionClass::DATA_ABORT_LOWER {
+            self.note(esr);
+            return self.data_abort(syndrome.data_abort());
+        }
+        if class == ExceptionClass::SYSTEM_REGISTER {
+            self.handle.exits.count(ExitKind::Register);
+            return self.system_register(syndrome);
+        }
+        self.note(esr);
+        self.rare(syndrome)
+    }
+
+    /// Takes in what others have changed of its interrupts.
+    #[cold]
+    fn refresh_interrupts(&mut self) {
+        self.change_interrupts(|_| ((), Effects::NONE));
+    }
+
+    /// A physical interrupt came while the guest ran.
+    fn physical_interrupt(&mut self) -> Option<Exit> {
+        match self.serve_interrupt() {
+            Outcome::Host => Some(Exit::HostInterrupt),
+            Outcome::Private(_) | Outcome::Maintenance | Outcome::Nothing => None,
+        }
+    }
+
+    /// Serves whatever is pending, while the guest does not run.
+    fn drain_physical_interrupts(&mut self) {
+        while self.serve_interrupt() != Outcome::Nothing {}
+    }
+
+    /// Takes one physical interrupt and gives the guest what is its own.
+    fn serve_interrupt(&mut self) -> Outcome {
+        let outcome = host().interrupts.acknowledge();
+        match outcome {
+            Outcome::Private(intid) => {
+                let line = Line::Ppi(self.index, intid);
+                self.handle.exits.count(ExitKind::HostInterrupt);
+                self.change_interrupts(|vgic| ((), vgic.inject_linked(line)));
+            }
+            Outcome::Maintenance => {
+                self.handle.exits.count(ExitKind::InterruptController);
+                let index = self.index;
+                self.change_interrupts(|vgic| {
+                    ((), vgic.maintenance(index, &mut *percpu::this().interface()))
+                });
+            }
+            Outcome::Host | Outcome::Nothing => {}
+        }
+        outcome
+    }
+
+    /// The guest's priority mask.
+    fn priority_mask(&self) -> u8 {
+        if self.loaded {
+            percpu::this().interface().priority_mask()
+        } else {
+            host().saved_priority_mask(&self.controller)
+        }
+    }
+
+    fn private_lines(&self) -> impl Iterator<Item = (Line, gic::IntId)> + use<> {
+        let index = self.index;
+        host()
+            .interrupts
+            .guest_private()
+            .map(move |(number, physical)| {
+                (Line::Ppi(index, gic::IntId::new(number)), gic::IntId::new(physical))
+            })
+    }
+}
+
+impl backend::Vcpu for El2Vcpu {
+    fn load(&mut self, trap_idle: bool) {
+        let host = host();
+        self.controls.load(trap_idle);
+        write_register!(
+            "cntvoff_el2",
+            self.machine.counter_offset.load(Ordering::Relaxed)
+        );
+        let mpidr = self.machine.mpidrs.get(self.index.get()).copied().unwrap_or(0);
+        write_register!("vmpidr_el2", crate::el2::traps_control::vmpidr(mpidr));
+        write_register!("vpidr_el2", read_register!("midr_el1"));
+        {
+            let mut translation = self.machine.translation.lock();
+            host.load_stage2(percpu::this().cpu, &mut translation);
+        }
+        percpu::this().interface().restore(&self.controller);
+        {
+            let mut vgic = self.machine.vgic.lock();
+            vgic.loaded(self.index);
+            for (line, intid) in self.private_lines() {
+                if vgic.is_physical_active(line) {
+                    percpu::this().interface().set_active(intid);
+                }
+            }
+            let effects = vgic.fill(self.index, &mut *percpu::this().interface());
+            drop(vgic);
+            self.machine.kick(effects.others(self.index));
+        }
+        self.state.restore(&host.features);
+        if self.left_at != 0 {
+            let now = read_register!("cntpct_el0");
+            self.machine.stolen_time.add(self.index.get(), now.wrapping_sub(self.left_at));
+        }
+        synchronize();
+        self.loaded = true;
+        percpu::this().loaded.set(true);
+    }
+
+    fn save(&mut self) {
+        let host = host();
+        self.state.save(&host.features);
+        {
+            let mut vgic = self.machine.vgic.lock();
+            let effects = vgic.fold(self.index, &mut *percpu::this().interface());
+            vgic.unloaded(self.index);
+            for (line, intid) in self.private_lines() {
+                if vgic.is_physical_active(line) {
+                    percpu::this().interface().clear_active(intid);
+                }
+            }
+            drop(vgic);
+            self.machine.kick(effects.others(self.index));
+        }
+        percpu::this().interface().save(&mut self.controller);
+        host.leave_stage2();
+        self.left_at = read_register!("cntpct_el0");
+        self.loaded = false;
+        percpu::this().loaded.set(false);
+    }
+
+    fn run(&mut self) -> Exit {
+        if self.emulation.is_some()
+            && let Some(exit) = self.continue_emulation()
+        {
+            return exit;
+        }
+        loop {
+            if self.handle.take_wake() {
+                self.refresh_interrupts();
+            }
+            // SAFETY: the registers are this virtual CPU's, whose EL1 state,
+            // stage 2 and traps `load` has put into this CPU. The guest can
+            // reach nothing of ours: stage 2 maps only its own memory.
+            let vector = unsafe { enter_guest(&raw mut self.registers) };
+            let exit = match vector % FROM_AARCH32 {
+                SYNCHRONOUS => self.synchronous(),
+                SERROR => self.system_error(),
+                _ => self.physical_interrupt(),
+            };
+            if let Some(exit) = exit {
+                return exit;
+            }
+        }
+    }
+
+    fn complete(&mut self, completion: Completion, value: u64) {
+        self.finish_access(completion, value);
+    }
+
+    fn fault(&mut self, _: Completion) {
+        self.fault_access();
+    }
+
+    fn fault_access(&mut self) {
+        self.abandon_emulation();
+        self.inject_external_abort();
+    }
+
+    fn refuse_call(&mut self) {
+        self.registers.set(0, u64::MAX);
+    }
+
+    fn answer(&mut self, answer: PowerAnswer) {
+        self.answer_power(answer);
+    }
+
+    fn start(&mut self, entry: GuestAddress, context: u64) {
+        self.registers = Registers::starting(entry.0, context);
+        *self.state = GuestState::at_reset();
+        self.emulation = None;
+        self.controller = gic::host::CpuInterfaceState::default();
+        self.left_at = 0;
+        self.controls.reset();
+    }
+
+    fn interrupt_pending(&mut self) -> bool {
+        let index = self.index;
+        if self.loaded {
+            // What the host has to say may be an interrupt of this guest.
+            self.drain_physical_interrupts();
+            let mask = self.priority_mask();
+            self.change_interrupts(|vgic| {
+                let effects = vgic.fold(index, &mut *percpu::this().interface());
+                (vgic.has_deliverable(index, mask), effects)
+            })
+        } else {
+            let mask = self.priority_mask();
+            self.machine.vgic.lock().has_deliverable(index, mask)
+        }
+    }
+
+    fn wake_deadline(&self) -> Option<Instant> {
+        let offset = self.machine.counter_offset.load(Ordering::Relaxed);
+        let (virtual_timer, physical_timer) = self.state.timers.armed();
+        let virtual_timer = virtual_timer.map(|due| due.wrapping_add(offset));
+        [virtual_timer, physical_timer].into_iter().flatten().min().map(Instant)
+    }
+
+    fn raw_exit(&self) -> RawExit {
+        self.raw
+    }
+
+    fn report(&self, out: &mut dyn fmt::Write) -> fmt::Result {
+        writeln!(out, "{}", self.registers)?;
+        let el1 = &self.state.el1;
+        let class = Syndrome::new(self.raw.cause).class();
+        writeln!(out, "  exit: {}", class.name())?;
+        if !self.loaded {
+            writeln!(
+                out,
+                "  sctlr_el1 {:x}  vbar_el1 {:x}  elr_el1 {:x}  esr_el1 {:x}  far_el1 {:x}",
+                el1.sctlr, el1.vbar, el1.elr, el1.esr, el1.far
+            )?;
+        }
+        Ok(())
+    }
+
+    fn handle(&self) -> &Arc<VcpuHandle> {
+        &self.handle
+    }
+}
+
+impl El2Vcpu {
+    /// A physical SError arrived while the guest ran: it may be the guest's
+    /// doing, so the guest gets it.
+    fn system_error(&mut self) -> Option<Exit> {
+        self.note(read_register!("esr_el2"));
+        self.controls.raise_virtual_serror();
+        None
+    }
+
+    /// What a guest that cannot go on leaves behind.
+    pub(crate) fn fatal(&mut self, reason: Fatal) -> Option<Exit> {
+        Some(Exit::Fatal(reason))
+    }
+}
