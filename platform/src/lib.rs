@@ -8,6 +8,7 @@
 //!   device trees too and go the same way.
 //! - [`discover`]: a [`Tree`](tree::Tree) becomes a [`Platform`](discover::Platform): memory, CPUs, console, interrupt
 //!   controller, timer, PSCI, reset, boot arguments.
+//! - [`acpi`]: the tables of a PC that say which CPUs, I/O APICs and reset registers there are.
 //! - [`guest`]: the machine that AArch64 guests see, QEMU's `virt`: its address map, its device tree, and the places of
 //!   kernel, initial RAM disk and tree.
 //!
@@ -28,6 +29,7 @@
 
 extern crate alloc;
 
+pub mod acpi;
 mod address;
 pub mod discover;
 pub mod guest;

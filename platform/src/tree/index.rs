@@ -7,7 +7,7 @@ use alloc::borrow::ToOwned;
 use alloc::string::String;
 use alloc::vec::Vec;
 
-/// Longest accepted name of a node or property, in bytes. The specification says 31, real trees have 45; the limit
+/// Longest accepted name of a node or property, in bytes. The specification says 31, real trees have 46; the limit
 /// bounds the time that a look-up by name takes.
 pub(super) const MAX_NAME_BYTES: usize = 255;
 /// Cells of an address where `#address-cells` is absent (Devicetree Specification 0.4, 2.3.5).

@@ -5,7 +5,7 @@
 //! cannot panic, recurse or loop; a single call takes time linear in the size of the tree at most.
 //!
 //! Memory: the clean copy is never larger than the blob, and the index takes [`INDEX_BYTES_PER_NODE`] bytes a node plus
-//! 8 a phandle. A typical 64 KiB tree (700 nodes, 250 phandles) needs about 110 KiB. The limits [`MAX_BLOB_BYTES`],
+//! 8 a phandle. A typical 64 KiB tree (700 nodes, 250 phandles) needs about 90 KiB. The limits [`MAX_BLOB_BYTES`],
 //! [`MAX_NODES`] and [`MAX_DEPTH`] keep the worst case below 4 MiB; where the heap has less, the answer is
 //! [`TreeError::OutOfMemory`] and not an abort.
 //!
@@ -35,9 +35,9 @@ use index::{NodeIndex, Record};
 
 /// Largest accepted blob, in bytes. The largest tree in Linux is a tenth of that.
 pub const MAX_BLOB_BYTES: usize = 2 << 20;
-/// Deepest accepted nesting; the root has depth 1. The deepest tree in Linux has 11 levels.
+/// Deepest accepted nesting; the root has depth 1. The deepest tree in Linux has 12 levels.
 pub const MAX_DEPTH: usize = 32;
-/// Largest accepted number of nodes. The largest tree in Linux has about 2,000.
+/// Largest accepted number of nodes. The largest tree in Linux has about 1,100.
 pub const MAX_NODES: usize = 16384;
 /// What the index takes for a node, in bytes.
 pub const INDEX_BYTES_PER_NODE: usize = size_of::<Record>();

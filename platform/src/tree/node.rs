@@ -1,6 +1,6 @@
 //! A node of a validated tree and what its neighbours say about it.
 
-use super::index::NodeIndex;
+use super::index::{NodeIndex, is_enabled_status};
 use super::{Interrupts, Properties, Property, PropertyError, Strings, Tree, blob};
 use crate::{PhysicalAddress, Region};
 use core::fmt;
@@ -159,7 +159,9 @@ impl<'t> Node<'t> {
     /// Whether `status` says that the device may be used. Nodes above aren't asked.
     #[must_use]
     pub fn is_enabled(&self) -> bool {
-        self.property("status").is_none_or(|status| super::index::is_enabled_status(status.value()))
+        // In a tree that has it twice, each must agree.
+        let mut status = self.properties().filter(|property| property.name() == "status");
+        status.all(|status| is_enabled_status(status.value()))
     }
 
     /// Whether this node and all above it may be used.

@@ -203,12 +203,14 @@ fn only_okay_devices_below_okay_buses_are_found() {
             .leaf("c", |n| device(n).text("status", "disabled"))
             .leaf("d", |n| device(n).text("status", "fail-sss"))
             .leaf("e", |n| device(n).flag("status"))
+            .leaf("twice", |n| device(n).text("status", "okay").text("status", "disabled"))
             .leaf("bus1", |n| n.text("status", "disabled").leaf("f", device))
             .leaf("bus2", |n| n.text("status", "ok").leaf("g", device))
             .end(),
     );
     let found: Vec<_> = tree.compatible(&["other", "dev"]).map(|node| node.name()).collect();
     assert_eq!(found, ["a", "b", "g"]);
+    assert!(!tree.node("/twice").unwrap().is_enabled());
     assert!(tree.node("/bus1/f").unwrap().is_enabled());
     assert!(!tree.node("/bus1/f").unwrap().is_reachable());
 }
