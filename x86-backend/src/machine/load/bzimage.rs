@@ -52,6 +52,9 @@ const E820_ENTRY: usize = 20;
 /// Flat 64-bit code at 0x10 and data at 0x18, the selectors of the protocol.
 const GDT_ENTRIES: [u64; 4] = [0, 0, 0x00af_9b00_0000_ffff, 0x00cf_9300_0000_ffff];
 
+/// Limit of that table.
+const GDT_LIMIT: u16 = size_of::<[u64; GDT_ENTRIES.len()]>() as u16 - 1;
+
 /// Page-table entry: present and writable.
 const ENTRY_TABLE: u64 = 0b11;
 /// Page-directory entry: present, writable, 2 MiB.
@@ -160,7 +163,7 @@ pub(super) fn plan(kernel: &[u8], facts: &Facts<'_>) -> Result<BootPlan, LoadErr
         entry: address.saturating_add(ENTRY_64),
         stack: STACK,
         page_tables: GuestAddress(PAGE_TABLES),
-        gdt: (GuestAddress(GDT), size_of_val(&GDT_ENTRIES) as u16 - 1),
+        gdt: (GuestAddress(GDT), GDT_LIMIT),
         parameters: GuestAddress(PARAMETERS),
     };
     Ok(BootPlan { protocol: Protocol::BzImage, writes: area.finish(), start })
