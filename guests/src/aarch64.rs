@@ -3,6 +3,7 @@
 pub mod cache;
 pub mod console;
 pub mod cpu;
+pub mod encoding;
 pub mod exception;
 pub mod gic;
 pub mod machine;
@@ -19,7 +20,7 @@ pub use machine::machine;
 use crate::tap::{self, Test};
 
 /// Brings the machine of the test back to a known state before each test.
-fn quiesce() {
+pub fn quiesce() {
     cpu::mask_interrupts();
     exception::forget_handlers();
     timer::stop();

@@ -7,6 +7,9 @@ use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering
 use super::{cache, cpu, machine, smp};
 use crate::msr;
 
+/// Stands for the syndrome when an interrupt, which has none, ended a run at EL0.
+pub const USER_INTERRUPTED: u64 = u64::MAX;
+
 /// What the CPU held when it took an exception.
 #[derive(Debug)]
 #[repr(C)]
@@ -76,6 +79,8 @@ const SPSR_IL: u64 = 1 << 20;
 const SPSR_BTYPE: u64 = 3 << 10;
 /// `SPSR_EL1.D`.
 pub const SPSR_D: u64 = 1 << 9;
+/// `SPSR_EL1.I`.
+pub const SPSR_I: u64 = 1 << 7;
 /// EL1 with its own stack pointer, everything masked.
 const SPSR_EL1H: u64 = 0x3c5;
 /// Vectors from 8 on are those of exceptions from EL0.
@@ -350,6 +355,12 @@ extern "C" fn handle(frame: &mut Frame) {
                 handler();
                 return;
             }
+            if armed && lower {
+                expectation.record(frame, USER_INTERRUPTED);
+                frame.elr = user_return as *const () as u64;
+                frame.spsr = SPSR_EL1H;
+                return;
+            }
         }
         SERROR if armed => {
             expectation.record(frame, class::SERROR << 26 | frame.esr & 0x1ff_ffff);
@@ -375,6 +386,10 @@ extern "C" fn handle(frame: &mut Frame) {
 fn skip(frame: &mut Frame) {
     let class = frame.esr >> 26 & 0x3f;
     let fetched = class != class::INSTRUCTION_ABORT && class != class::PC_ALIGNMENT;
+    // SVC and the like return behind themselves.
+    if class == class::SVC {
+        return;
+    }
     frame.elr = if fetched && in_text(frame.elr) { frame.elr + 4 } else { frame.x[30] };
     frame.spsr &= !(SPSR_IL | SPSR_BTYPE | SPSR_SS);
 }

@@ -53,6 +53,8 @@ pub struct Machine {
     pub device_tree: u64,
     /// Length of the device tree in bytes.
     pub device_tree_length: u64,
+    /// Kernel command line.
+    pub command_line: &'static str,
     affinities: [u64; smp::MAX_CPUS],
     cpus: usize,
 }
@@ -61,6 +63,12 @@ impl Machine {
     /// Affinities of the CPUs, in the order of the device tree. Never empty.
     pub fn cpus(&self) -> &[u64] {
         &self.affinities[..self.cpus]
+    }
+
+    /// The value of `name=value` in the command line.
+    pub fn option(&self, name: &str) -> Option<&'static str> {
+        let mut words = self.command_line.split_ascii_whitespace();
+        words.find_map(|word| word.strip_prefix(name)?.strip_prefix('='))
     }
 
     /// The GIC's architecture version.
@@ -143,6 +151,7 @@ pub(super) fn probe(device_tree: u64) {
         console_spi,
         device_tree,
         device_tree_length: tree.total_size() as u64,
+        command_line: tree.chosen().bootargs().unwrap_or_default(),
         affinities,
         cpus,
     });
