@@ -54,6 +54,8 @@ pub struct Hypervisor<B: Backend> {
     pub backend: B,
     mailboxes: Vec<Mailbox<B>>,
     vms: TicketMutex<Vec<Arc<Vm<B>>>>,
+    /// Start-up is over: every virtual machine that is to start has been told to.
+    complete: AtomicBool,
 }
 
 impl<B: Backend> Hypervisor<B> {
@@ -63,6 +65,7 @@ impl<B: Backend> Hypervisor<B> {
             backend,
             mailboxes: (0..cpus).map(|_| Mailbox::new()).collect(),
             vms: TicketMutex::new(Vec::new()),
+            complete: AtomicBool::new(false),
         }
     }
 
@@ -96,10 +99,20 @@ impl<B: Backend> Hypervisor<B> {
         self.vms.lock().clone()
     }
 
-    /// Whether there are virtual machines and all of them have stopped.
+    /// Says that start-up is over. From now on the host is turned off when the
+    /// last virtual machine stops.
+    pub fn complete_start(&self) {
+        self.complete.store(true, Ordering::Release);
+    }
+
+    /// Whether some virtual machine has run and none does any more.
     pub(crate) fn all_stopped(&self) -> bool {
+        if !self.complete.load(Ordering::Acquire) {
+            return false;
+        }
         let vms = self.vms.lock();
-        !vms.is_empty() && vms.iter().all(|vm| vm.state() == State::Stopped)
+        vms.iter().any(|vm| vm.state() == State::Stopped)
+            && vms.iter().all(|vm| matches!(vm.state(), State::Stopped | State::Created))
     }
 }
 

@@ -31,7 +31,9 @@ pub enum Transition {
 /// What a virtual machine is doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum State {
-    /// Not running.
+    /// Has not run yet.
+    Created,
+    /// Has run, and does not any more.
     Stopped,
     /// Its virtual CPUs may run.
     Running,
@@ -65,7 +67,7 @@ pub struct Vm<B: Backend> {
 }
 
 impl<B: Backend> Vm<B> {
-    /// A stopped virtual machine.
+    /// A virtual machine that has not run yet.
     pub fn new(
         config: VmConfig,
         bus: Bus,
@@ -77,7 +79,7 @@ impl<B: Backend> Vm<B> {
             bus,
             machine,
             vcpus,
-            lifecycle: TicketMutex::new(Lifecycle { state: State::Stopped, active: 0 }),
+            lifecycle: TicketMutex::new(Lifecycle { state: State::Created, active: 0 }),
             stopping: AtomicBool::new(true),
         }
     }
@@ -93,12 +95,12 @@ impl<B: Backend> Vm<B> {
         self.stopping.load(Ordering::Acquire)
     }
 
-    /// Loads the images and lets the first virtual CPU start. Only a stopped
-    /// virtual machine starts; false for any other, or when loading failed.
+    /// Loads the images and lets the first virtual CPU start. Only a virtual
+    /// machine that does not run starts; false for any other, or when loading failed.
     pub fn start(&self, backend: &B) -> bool {
         {
             let mut lifecycle = self.lifecycle.lock();
-            if lifecycle.state != State::Stopped {
+            if !matches!(lifecycle.state, State::Created | State::Stopped) {
                 return false;
             }
             lifecycle.state = State::Changing;
@@ -194,14 +196,14 @@ impl<B: Backend> Vm<B> {
         }
     }
 
-    /// From `Changing` to `Running`, or to `Stopped` when the images cannot
+    /// From `Changing` to `Running`, or to `Created` when the images cannot
     /// be loaded.
     fn boot(&self, backend: &B) -> bool {
         self.bus.reset();
         let booted = self.machine.reset();
         let mut lifecycle = self.lifecycle.lock();
         let Some(first) = self.vcpus.first() else {
-            lifecycle.state = State::Stopped;
+            lifecycle.state = State::Created;
             return false;
         };
         match booted {
@@ -217,7 +219,7 @@ impl<B: Backend> Vm<B> {
                 answer == PowerAnswer::Success
             }
             Err(reason) => {
-                lifecycle.state = State::Stopped;
+                lifecycle.state = State::Created;
                 drop(lifecycle);
                 error!("vm \"{}\": {reason}", self.config.name);
                 false

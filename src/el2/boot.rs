@@ -244,6 +244,7 @@ fn start(platform: &Platform, features: Features, bundle: Option<Region>) -> Res
             Err(reason) => error!("vm \"{}\": {reason}", vm.name),
         }
     }
+    hypervisor.complete_start();
     cpu::Cpu::new(hypervisor, CpuId(0)).run()
 }
 
