@@ -31,6 +31,7 @@ mod bits;
 pub mod control;
 pub mod exception;
 pub mod identification;
+pub mod load_store;
 pub mod register_file;
 pub mod syndrome;
 pub mod system_register;

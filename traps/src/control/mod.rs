@@ -157,13 +157,13 @@ impl HcrConstraint {
         forced_off
             .set(HcrEl2::FWB, !present.at_least(Encoding::ID_AA64MMFR2_EL1, Mmfr2::FWB_SHIFT, 1));
         forced_off.set(HcrEl2::ENSCXT, !present.software_context_numbers());
-        Self { forced_on, forced_off: forced_off - forced_on }
+        Self { forced_on, forced_off: forced_off.difference(forced_on) }
     }
 
     /// `value` with the forced bits set and clear.
     #[must_use]
     pub fn apply(self, value: HcrEl2) -> HcrEl2 {
-        (value | self.forced_on) - self.forced_off
+        (value | self.forced_on).difference(self.forced_off)
     }
 }
 
