@@ -111,7 +111,7 @@ impl<F: Format> PageTable<F> {
         tlb: &mut impl TlbMaintenance,
         address: IntermediateAddress,
     ) -> WriteFault {
-        let found = self.edit(memory, tlb, |editor| find(editor, address.0));
+        let found = find(&self.view(memory), address.0);
         let Some((slot, leaf)) = found else { return WriteFault::NotMapped };
         let mapping = mapping(&slot, &leaf, address.0);
         if !leaf.attributes.write {

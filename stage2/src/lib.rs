@@ -17,7 +17,7 @@
 //! before and after: look the address up with [`PageTable::translate`] under the lock, and if the
 //! mapping permits the access, run the guest again.
 //!
-//! # Example
+//! # Around the table
 //! [`Geometry::choose`] reads the ID registers and gives the format, `VTCR_EL2` and `VTTBR_EL2`;
 //! [`VmidAllocator`] gives each VM the tag of its TLB entries.
 #![cfg_attr(not(test), no_std)]

@@ -247,7 +247,7 @@ impl<F: Format> PageTable<F> {
         &self.layout
     }
 
-    fn view<'a, M: TableMemory>(&'a self, memory: &'a M) -> View<'a, F, M> {
+    pub(crate) fn view<'a, M: TableMemory>(&'a self, memory: &'a M) -> View<'a, F, M> {
         View { format: &self.format, layout: self.layout, root: self.root, memory }
     }
 }

@@ -185,6 +185,18 @@ fn translation_keeps_the_offset_and_knows_holes() {
 }
 
 #[test]
+fn addresses_beyond_the_address_space_do_not_wrap_around() {
+    let mut guest = Guest::new(kib4());
+    guest.map(0, TARGET, GIB).unwrap();
+    for beyond in [1 << 40, 1 << 41, 1 << 63] {
+        assert_eq!(guest.size(beyond), None, "{beyond:#x}");
+        let answer = guest.call(|t, memory, tlb| t.write_fault(memory, tlb, at(beyond)));
+        assert_eq!(answer, WriteFault::NotMapped);
+    }
+    guest.end();
+}
+
+#[test]
 fn a_split_block_merges_again_when_its_parts_agree() {
     let mut guest = guest();
     let page = RAM + 5 * MIB;

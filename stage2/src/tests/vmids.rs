@@ -113,6 +113,21 @@ fn a_vm_that_runs_through_two_roll_overs_keeps_its_number() {
 }
 
 #[test]
+fn all_cpus_of_a_vm_agree_after_roll_overs_that_only_some_of_them_noticed() {
+    let mut vmids = VmidAllocator::new(VmidBits::Eight, 3).unwrap();
+    let mut running = VmidTag::default();
+    let number = vmids.activate(1, &mut running, || {}).unwrap();
+    for roll_overs in 1..4 {
+        while vmids.roll_overs() < roll_overs {
+            vmids.activate(0, &mut VmidTag::default(), || {}).unwrap();
+        }
+        // CPU 1 never left the VM; CPU 2 comes and goes.
+        assert_eq!(vmids.activate(2, &mut running, || panic!("flushed")), Ok(number));
+        vmids.deactivate(2).unwrap();
+    }
+}
+
+#[test]
 fn an_idle_cpu_holds_no_number_back() {
     let mut vmids = VmidAllocator::new(VmidBits::Eight, 2).unwrap();
     vmids.activate(1, &mut VmidTag::default(), || {}).unwrap();
