@@ -1,7 +1,10 @@
 //! The guest's device tree, as QEMU's `virt` writes it for the devices that there are.
 
+mod device;
 #[cfg(test)]
 mod tests;
+
+pub use device::{GuestDevice, GuestInterrupt};
 
 use super::{GuestAddress, GuestRange, layout};
 use crate::discover::Mpidr;
@@ -120,8 +123,20 @@ pub enum DescriptionError {
         text: &'static str,
     },
     /// A name with a slash, an at sign or a space in it.
-    #[error("the name of a reserved range may have letters, digits and -,._+ only")]
-    ReservedName,
+    #[error("the name of a {what} may have 1 to 31 letters, digits and -,._+ only")]
+    Name {
+        /// What is named.
+        what: &'static str,
+    },
+    /// A device that can't be addressed.
+    #[error("a device needs a range of registers; this one has none")]
+    NoRegisters,
+    /// An interrupt that a guest can't have.
+    #[error("interrupt {int_id} can't be a device's; there are 16 to 1019")]
+    NoInterrupt {
+        /// Its number.
+        int_id: u32,
+    },
 }
 
 /// Writes the blob.
@@ -129,7 +144,19 @@ pub enum DescriptionError {
 /// # Errors
 /// A [`DescriptionError`] if the description is of no possible machine.
 pub fn build(guest: &GuestDescription<'_>) -> Result<Vec<u8>, DescriptionError> {
+    build_with_devices(guest, &[])
+}
+
+/// Writes the blob of a guest that has more devices than those of the standard machine.
+///
+/// # Errors
+/// A [`DescriptionError`] if the description is of no possible machine or a device can't be a guest's.
+pub fn build_with_devices(
+    guest: &GuestDescription<'_>,
+    devices: &[GuestDevice<'_>],
+) -> Result<Vec<u8>, DescriptionError> {
     check(guest)?;
+    devices.iter().try_for_each(GuestDevice::check)?;
     let mut tree = DeviceTree::new();
     tree.root = Node::named("")
         .cells("interrupt-parent", &[GIC_PHANDLE])
@@ -144,6 +171,7 @@ pub fn build(guest: &GuestDescription<'_>) -> Result<Vec<u8>, DescriptionError> 
         .children(virtio(guest.virtio_slots))
         .child(rtc())
         .child(uart())
+        .children(devices.iter().filter_map(|device| device.node(guest)))
         .children(guest.pmu.then(|| pmu(guest)))
         .child(interrupt_controller(guest))
         .child(cpus(guest))
@@ -175,14 +203,17 @@ fn check(guest: &GuestDescription<'_>) -> Result<(), DescriptionError> {
             return Err(DescriptionError::Nul { text });
         }
     }
-    let is_name = |name: &str| {
-        !name.is_empty() && name.bytes().all(|c| c.is_ascii_alphanumeric() || b"-,._+".contains(&c))
-    };
     if guest.reserved.iter().all(|reserved| is_name(reserved.name)) {
         Ok(())
     } else {
-        Err(DescriptionError::ReservedName)
+        Err(DescriptionError::Name { what: "reserved range" })
     }
+}
+
+/// Whether a text can name a node (Devicetree Specification 0.4, 2.2.1).
+fn is_name(name: &str) -> bool {
+    (1..=31).contains(&name.len())
+        && name.bytes().all(|c| c.is_ascii_alphanumeric() || b"-,._+".contains(&c))
 }
 
 /// A node under construction.

@@ -169,6 +169,76 @@ fn other_readers_accept_the_tree() {
 }
 
 #[test]
+fn a_passed_device_stands_in_the_tree_with_its_interrupts_and_clock() {
+    let registers = [GuestRange::new(GuestAddress::new(0x903_0000), 0x1000).unwrap()];
+    let interrupts =
+        [GuestInterrupt { int_id: 39, edge: false }, GuestInterrupt { int_id: 20, edge: true }];
+    let device = GuestDevice {
+        name: "pl061",
+        compatible: &["arm,pl061", "arm,primecell"],
+        registers: &registers,
+        interrupts: &interrupts,
+        clock_names: &["apb_pclk"],
+        properties: &[("gpio-controller", &[]), ("#gpio-cells", &[0, 0, 0, 2])],
+    };
+    let vcpus = vcpus(2);
+    let blob = build_with_devices(&description(GuestGic::V2, &vcpus), &[device]).unwrap();
+    let tree = Tree::from_blob(&blob).unwrap();
+    let node = tree.compatible(&["arm,pl061"]).next().unwrap();
+    assert_eq!(node.path().to_string(), "/pl061@9030000");
+    assert_eq!(node.mapped_reg(0).unwrap().base().get(), 0x903_0000);
+    let cells: Vec<_> = node.interrupts().map(|i| i.unwrap().cells.as_slice().to_vec()).collect();
+    assert_eq!(cells, [[0, 7, 4], [1, 4, 0x301]]);
+    assert_eq!(node.reference("clocks"), tree.node("/apb-pclk"));
+    assert!(node.property("gpio-controller").is_some());
+    assert_eq!(node.u32("#gpio-cells"), Some(2));
+}
+
+#[test]
+fn impossible_devices_are_refused_in_words() {
+    let registers = [GuestRange::new(GuestAddress::new(0x903_0000), 0x1000).unwrap()];
+    let good = GuestDevice {
+        name: "dev",
+        compatible: &["x"],
+        registers: &registers,
+        interrupts: &[],
+        clock_names: &[],
+        properties: &[],
+    };
+    let name =
+        |what| format!("the name of a {what} may have 1 to 31 letters, digits and -,._+ only");
+    let interrupt = |int_id| GuestInterrupt { int_id, edge: true };
+    let (low, high) = ([interrupt(15)], [interrupt(1020)]);
+    let cases = [
+        (GuestDevice { name: "a@1", ..good }, name("device")),
+        (GuestDevice { name: "a-name-of-more-than-31-characters", ..good }, name("device")),
+        (GuestDevice { properties: &[("a b", &[])], ..good }, name("property")),
+        (
+            GuestDevice { registers: &[], ..good },
+            "a device needs a range of registers; this one has none".into(),
+        ),
+        (
+            GuestDevice { interrupts: &low, ..good },
+            "interrupt 15 can't be a device's; there are 16 to 1019".into(),
+        ),
+        (
+            GuestDevice { interrupts: &high, ..good },
+            "interrupt 1020 can't be a device's; there are 16 to 1019".into(),
+        ),
+        (
+            GuestDevice { compatible: &["a\0b"], ..good },
+            "the compatible or clock name contains a NUL character".into(),
+        ),
+    ];
+    let vcpus = vcpus(1);
+    let guest = description(GuestGic::V3, &vcpus);
+    for (device, message) in cases {
+        assert_eq!(build_with_devices(&guest, &[device]).unwrap_err().to_string(), message);
+    }
+    build_with_devices(&guest, &[good]).unwrap();
+}
+
+#[test]
 fn impossible_descriptions_are_refused_in_words() {
     let many = vcpus(124);
     let good = description(GuestGic::V3, &many[..1]);
@@ -202,11 +272,11 @@ fn impossible_descriptions_are_refused_in_words() {
         ),
         (
             GuestDescription { reserved: &slash, ..good },
-            "the name of a reserved range may have letters, digits and -,._+ only",
+            "the name of a reserved range may have 1 to 31 letters, digits and -,._+ only",
         ),
         (
             GuestDescription { reserved: &empty, ..good },
-            "the name of a reserved range may have letters, digits and -,._+ only",
+            "the name of a reserved range may have 1 to 31 letters, digits and -,._+ only",
         ),
     ];
     for (guest, message) in cases {
