@@ -1,14 +1,13 @@
 //! From a bundle to running virtual machines.
 
-use alloc::boxed::Box;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::arch::x86_64::{__cpuid, __cpuid_count};
 
 use bunshin::address::{CpuId, VcpuId};
-use bunshin::backend::LoadError;
+use bunshin::bundle;
 use bunshin::bus::Bus;
-use bunshin::config::{Payload, VmConfig};
+use bunshin::config::VmConfig;
 use bunshin::cpu::Cpu;
 use bunshin::device::console::ConsoleSink;
 use bunshin::hypervisor::{Hypervisor, Placement};
@@ -17,16 +16,16 @@ use bunshin::vm::Vm;
 use spin::Once;
 use x86_backend::boot_info::BootInfo;
 use x86_backend::machine::cpuid::{Cpuid, Facts, Registers};
-use x86_backend::machine::registers::InitialState;
 use x86_backend::paging::{Kind, Nested};
 
 use crate::backend::X86;
 use crate::engine::Engine;
 use crate::host::{self, PerCpu, give_up};
+use crate::images::Images;
 use crate::ram::Ram;
 use crate::svm::{self, Svm};
 use crate::vcpu::{ADDRESS_BITS, BUS_KHZ, X86Vcpu, timer_clock};
-use crate::vm::{Loader, Pc};
+use crate::vm::Pc;
 
 /// CPUID leaf 1 ECX: VT-x.
 const CPUID_VMX: u32 = 1 << 5;
@@ -74,42 +73,29 @@ fn run<E: Engine>(
     log::info!("{} on {cpus} processors", E::NAME);
     let hypervisor = place.call_once(|| Hypervisor::new(X86::new(), cpus));
     let mut placement = Placement::new(cpus);
-    let config = VmConfig {
-        name: "hello".into(),
-        vcpus: 1,
-        memory: 64 << 20,
-        kernel: Payload { offset: 0, size: 0 },
-        raw: None,
-        initrd: None,
-        command_line: alloc::string::String::new(),
-        cpus: Vec::new(),
-        weight: 256,
-        autostart: true,
+    let bundle = match info.modules.first() {
+        Some(module) => host::memory::module(*module),
+        None => give_up(&"no bundle; give one as the first module (`-initrd`, `module2`)"),
     };
-    let _ = info;
-    match make_vm::<E>(config, &mut placement, kind) {
-        Ok((vm, vcpus)) => {
-            hypervisor.add(vm.clone(), vcpus);
-            vm.start(&hypervisor.backend);
+    let machine = match bundle::open(bundle) {
+        Ok(machine) => machine,
+        Err(error) => give_up(&format_args!("bundle: {error}")),
+    };
+    for config in machine.vms {
+        let name = config.name.clone();
+        let autostart = config.autostart;
+        match make_vm::<E>(config, bundle, &mut placement, kind) {
+            Ok((vm, vcpus)) => {
+                hypervisor.add(vm.clone(), vcpus);
+                if autostart {
+                    vm.start(&hypervisor.backend);
+                }
+            }
+            Err(reason) => log::error!("vm \"{name}\": {reason}"),
         }
-        Err(reason) => log::error!("vm \"hello\": {reason}"),
     }
     host::release_others();
     Cpu::new(hypervisor, CpuId(0)).run()
-}
-
-struct Stub;
-
-impl Loader for Stub {
-    fn load(&self, ram: &Ram) -> Result<InitialState, LoadError> {
-        use bunshin::memory::GuestMemory;
-        let code = [
-            0x66, 0xba, 0xf8, 0x03, 0xb0, b'H', 0xee, 0xb0, b'i', 0xee, 0xb0, b'\n', 0xee, 0x31,
-            0xc0, 0x0f, 0xa2, 0x66, 0xba, 0x00, 0x06, 0xb0, 0x34, 0xee, 0xf4, 0xeb, 0xfd,
-        ];
-        let _ = ram.write(bunshin::address::GuestAddress(0x10_0000), &code);
-        Ok(InitialState::protected(0x10_0000))
-    }
 }
 
 struct HostConsole;
@@ -123,6 +109,7 @@ impl ConsoleSink for HostConsole {
 /// A virtual machine and its virtual CPUs.
 fn make_vm<E: Engine>(
     config: VmConfig,
+    bundle: &'static [u8],
     placement: &mut Placement,
     kind: Kind,
 ) -> Result<(Arc<Vm<X86<E>>>, Vec<X86Vcpu<E>>), &'static str> {
@@ -147,10 +134,11 @@ fn make_vm<E: Engine>(
         },
         facts,
     );
+    let images = Images::new(&config, bundle, Vec::new());
     let apics: Vec<_> = (0..config.vcpus).map(X86Vcpu::<E>::local_apic).collect();
     let mailboxes = apics.iter().map(|apic| apic.mailbox().clone()).collect();
     let (pc, bus): (Pc, Bus) =
-        Pc::new(&config.name, ram, cpuid, mailboxes, Arc::new(HostConsole), Box::new(Stub))
+        Pc::new(&config.name, ram, cpuid, mailboxes, Arc::new(HostConsole), images)
             .map_err(|_| "devices overlap")?;
     let pc = Arc::new(pc);
     let handles: Vec<_> = (0..apics.len())

@@ -11,6 +11,8 @@ mod engine;
 #[cfg(all(target_arch = "x86_64", target_os = "none"))]
 mod host;
 #[cfg(all(target_arch = "x86_64", target_os = "none"))]
+mod images;
+#[cfg(all(target_arch = "x86_64", target_os = "none"))]
 mod launch;
 #[cfg(all(target_arch = "x86_64", target_os = "none"))]
 mod ram;

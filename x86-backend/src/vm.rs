@@ -23,28 +23,19 @@ use x86_backend::machine::pit::{Pit, SpeakerPort};
 use x86_backend::machine::power::{
     AcpiPower, KeyboardReset, PciReset, PowerCommand, PowerControl, PowerTimer,
 };
-use x86_backend::machine::registers::InitialState;
+use x86_backend::initial::InitialState;
 use x86_backend::machine::rtc::Rtc;
 use x86_backend::machine::uart16550::Uart16550;
 use x86_backend::machine::{pic, pit, power, rtc, uart16550};
 
 use crate::host::{self, timer};
+use crate::images::Images;
 use crate::ram::Ram;
 
 /// Bytes of the ports of the ACPI sleep and reset registers.
 const POWER_PORTS: u64 = 2;
 /// Bytes of the ACPI timer.
 const TIMER_PORTS: u64 = 4;
-
-/// Puts a virtual machine's images into its memory and says how the first
-/// virtual CPU starts.
-pub(crate) trait Loader: Send + Sync {
-    /// Loads everything anew; memory is zero.
-    ///
-    /// # Errors
-    /// Why an image cannot be loaded.
-    fn load(&self, ram: &Ram) -> Result<InitialState, LoadError>;
-}
 
 /// Wakes virtual CPUs.
 pub(crate) struct Waker(Once<Vec<Arc<VcpuHandle>>>);
@@ -147,7 +138,7 @@ pub(crate) struct Pc {
     external: Arc<ExternalLine>,
     power: Arc<PowerLatch>,
     waker: Arc<Waker>,
-    loader: alloc::boxed::Box<dyn Loader>,
+    images: Images,
     launch: TicketMutex<Option<InitialState>>,
 }
 
@@ -163,7 +154,7 @@ impl Pc {
         cpuid: Cpuid,
         mailboxes: Vec<Arc<Mailbox>>,
         console: Arc<dyn ConsoleSink>,
-        loader: alloc::boxed::Box<dyn Loader>,
+        images: Images,
     ) -> Result<(Self, Bus), Overlap> {
         let waker = Arc::new(Waker(Once::new()));
         let apics = Arc::new(ApicBus::new(mailboxes, SharedWaker(waker.clone())));
@@ -208,7 +199,7 @@ impl Pc {
             external,
             power,
             waker,
-            loader,
+            images,
             launch: TicketMutex::new(None),
         };
         Ok((pc, bus))
@@ -247,7 +238,7 @@ impl Machine for Pc {
         self.ioapic_reset();
         self.power.0.store(PowerLatch::NONE, Ordering::Relaxed);
         self.ram.clear();
-        let launch = self.loader.load(&self.ram)?;
+        let launch = self.images.load(&self.ram)?;
         let entry = GuestAddress(launch.rip);
         *self.launch.lock() = Some(launch);
         Ok(BootState { entry, context: 0 })

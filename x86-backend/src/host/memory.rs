@@ -105,3 +105,10 @@ pub(crate) fn take(size: u64) -> Option<Vec<Range>> {
     }
     Some(pieces)
 }
+
+/// The bytes of a module, which stay as the boot loader left them.
+pub(crate) fn module(range: Range) -> &'static [u8] {
+    // SAFETY: modules are mapped at their physical address and in nobody's free list; nobody writes
+    // to them.
+    unsafe { core::slice::from_raw_parts(range.start as *const u8, range.size as usize) }
+}

@@ -5,7 +5,7 @@
 use bunshin::exit::{Exit, PowerRequest};
 use x86_backend::event::{Event, Source};
 use x86_backend::machine::lapic::{Activity, Signal};
-use x86_backend::machine::registers::InitialState;
+use x86_backend::initial::InitialState;
 use x86_backend::state::RFLAGS_IF;
 
 use super::X86Vcpu;

@@ -1,6 +1,6 @@
 //! The guest's instructions and data, by linear address.
 
-use x86_backend::machine::registers::Attributes;
+use x86_backend::initial::Attributes;
 use x86_backend::state::{EFER_LMA, RFLAGS_TF, SegmentName};
 use x86_backend::translate::Paging;
 

@@ -23,7 +23,7 @@ use x86_backend::machine::lapic::{
 };
 use x86_backend::machine::msr::Bank;
 use x86_backend::machine::power::PowerCommand;
-use x86_backend::machine::registers::InitialState;
+use x86_backend::initial::InitialState;
 use x86_backend::state::{RAX, RBX, RDX, RSI, RSP, Registers, SegmentName};
 
 use crate::engine::{Engine, Field};
