@@ -215,6 +215,10 @@ pub trait ListRegisters {
     /// Turns the maintenance interrupt on or off that tells when at most one list register is in use (`UIE`).
     fn set_underflow(&mut self, on: bool);
 
+    /// Whether the guest deactivates interrupts apart from dropping their priority (`VMCR.VEOIM`), so that it may hold
+    /// many active at once.
+    fn splits_deactivation(&mut self) -> bool;
+
     /// Deactivates a physical interrupt (`ICC_DIR_EL1`, `GICC_DIR`), or unmasks it on a controller where the guest's
     /// deactivation can't reach the physical interrupt.
     fn deactivate(&mut self, physical: u32);

@@ -17,6 +17,7 @@ const HCR_EN: u32 = 1 << 0;
 const HCR_UIE: u32 = 1 << 1;
 const VTR_LIST_REGS: u32 = 0x3f;
 const VTR_PRI_BITS_SHIFT: u32 = 29;
+const VMCR_EOI_MODE: u32 = 1 << 9;
 const VMCR_PRIORITY_SHIFT: u32 = 27;
 
 /// The virtual CPU interface of the CPU that uses it; the registers are banked.
@@ -77,6 +78,10 @@ impl Gich {
 
     pub(super) fn set_underflow(&mut self, on: bool) {
         self.change(HCR_UIE, on);
+    }
+
+    pub(super) fn splits_deactivation(&self) -> bool {
+        self.registers.read(VMCR) & VMCR_EOI_MODE != 0
     }
 
     pub(super) fn has_maintenance(&self) -> bool {

@@ -10,6 +10,7 @@ const VTR_LIST_REGS: u64 = 0x1f;
 const VTR_PRE_BITS_SHIFT: u32 = 26;
 const VTR_PRI_BITS_SHIFT: u32 = 29;
 const VTR_BITS_MASK: u64 = 0b111;
+const VMCR_EOI_MODE: u64 = 1 << 9;
 const VMCR_PRIORITY_SHIFT: u32 = 24;
 /// Interrupts of group 0 are FIQs; fixed to one with system registers.
 const VMCR_FIQ_ENABLE: u64 = 1 << 3;
@@ -94,6 +95,12 @@ impl Ich {
     /// `ICH_HCR_EL2.UIE`.
     pub fn set_underflow(&mut self, on: bool) {
         self.change(HCR_UIE, on);
+    }
+
+    /// `ICH_VMCR_EL2.VEOIM`.
+    #[must_use]
+    pub fn splits_deactivation(&self) -> bool {
+        system::read_ich_vmcr() & VMCR_EOI_MODE != 0
     }
 
     /// Whether the interface is on and a maintenance interrupt has a cause.

@@ -327,6 +327,10 @@ impl ListRegisters for CpuInterface {
         either!(self, cpu => cpu.set_underflow(on));
     }
 
+    fn splits_deactivation(&mut self) -> bool {
+        either!(self, cpu => cpu.splits_deactivation())
+    }
+
     fn deactivate(&mut self, physical: u32) {
         either!(self, cpu => ListRegisters::deactivate(cpu, physical));
     }

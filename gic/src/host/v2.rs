@@ -267,6 +267,10 @@ impl ListRegisters for Cpu {
         self.gich.set_underflow(on);
     }
 
+    fn splits_deactivation(&mut self) -> bool {
+        self.gich.splits_deactivation()
+    }
+
     fn deactivate(&mut self, physical: u32) {
         self.gicc.write(GICC_DIR, physical);
     }

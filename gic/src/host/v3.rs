@@ -275,6 +275,10 @@ impl ListRegisters for Cpu {
         self.ich.set_underflow(on);
     }
 
+    fn splits_deactivation(&mut self) -> bool {
+        self.ich.splits_deactivation()
+    }
+
     fn deactivate(&mut self, physical: u32) {
         system::write_icc_dir(physical);
     }

@@ -90,6 +90,8 @@ pub(super) struct Bank {
     pub(super) linked: u32,
     /// The physical interrupt is active on behalf of the guest.
     pub(super) busy: u32,
+    /// Resident, and the physical interrupt has come again: the guest must have deactivated it before.
+    pub(super) recurred: u32,
     /// The physical interrupt is to be deactivated by whoever fills next.
     pub(super) release: u32,
     /// `GICD_IPRIORITYRn`.
@@ -118,6 +120,7 @@ impl Bank {
             raise_active: 0,
             linked: 0,
             busy: 0,
+            recurred: 0,
             release: 0,
             priority: Lanes::new(0),
             slot: Lanes::new(0),
@@ -176,6 +179,7 @@ impl Bank {
         self.drop_pending &= keep;
         self.drop_active &= keep;
         self.raise_active &= keep;
+        self.recurred &= keep;
     }
 
     /// Lets go of the physical interrupts among `mask` that no virtual state stands for any more, and notes that they have

@@ -190,11 +190,12 @@ impl Vgic {
                 }
             }
         }
-        // Underflow tells of one list register or none in use. If the guest holds them all by active interrupts, which
-        // it may end in any order and as late as it likes, the end of each is of interest.
+        // Underflow tells of one list register or none in use. That suffices as long as all chosen
+        // are pending, for the others are less urgent. One that is active may be less urgent than
+        // what has to wait, and may be ended late: then the end of each is of interest.
         let overflow = selection.refused();
-        let watch =
-            overflow && (room < 2 || selection.chosen().iter().all(|candidate| !candidate.pending));
+        let held = selection.chosen().iter().any(|candidate| !candidate.pending);
+        let watch = overflow && (room < 2 || held || lrs.splits_deactivation());
         for candidate in selection.chosen() {
             let Some(mut view) = self.view(vcpu, candidate.bank.into()) else { continue };
             let lane = usize::from(candidate.lane);

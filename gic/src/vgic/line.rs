@@ -58,6 +58,7 @@ impl Vgic {
         let groups = self.rules.groups;
         let Some(bank) = self.bank_mut(vcpu, number) else { return Effects::NONE };
         bank.latched |= mask;
+        bank.recurred |= mask & bank.linked & bank.busy & bank.resident;
         bank.busy |= mask & bank.linked;
         bank.release &= !mask;
         if number != 0 {

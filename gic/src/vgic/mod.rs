@@ -26,6 +26,8 @@ mod redistributor;
 mod select;
 mod sgi;
 mod slots;
+#[cfg(test)]
+mod tests;
 mod view;
 mod words;
 

@@ -87,11 +87,16 @@ impl View<'_> {
             return false;
         };
         let bank = &mut *self.bank;
-        let pending = bank.pending() & bank.forwarded(self.rules.groups) & mask != 0;
+        let waiting = bank.pending() & bank.forwarded(self.rules.groups) & mask;
         let active = self.share.active & mask != 0;
+        // One that is active here may be pending for the vCPU that it has been routed to since.
+        let elsewhere = waiting & !self.share.target != 0;
+        // While others wait for a list register, this one must not become pending by its end.
+        let pending = waiting & self.share.target != 0 && !(watch && active);
         let busy = bank.busy & mask != 0;
         // A list register that is linked to hardware must not be pending and active at once (IHI 0069 12.4.6).
-        let linked = busy && self.rules.hardware_deactivation && !watch && !(pending && active);
+        let linked =
+            busy && self.rules.hardware_deactivation && !watch && !(waiting != 0 && active);
         let line = bank.line() & mask != 0;
         let value = ListRegister {
             intid: IntId::from_parts(self.number, lane),
@@ -99,8 +104,9 @@ impl View<'_> {
             physical: if linked { Some(bank.physical.get(lane)) } else { None },
             priority: bank.priority.get(lane),
             group1: bank.group1 & mask != 0,
-            // The line is to be sampled again, or the physical interrupt deactivated, when the guest is done.
-            eoi_maintenance: watch || line || busy,
+            // When the guest is done, the line is to be sampled again, the physical interrupt to be deactivated, or
+            // another vCPU's turn has come.
+            eoi_maintenance: watch || line || busy || elsewhere,
             source: 0,
         };
         if pending {
@@ -135,8 +141,8 @@ impl View<'_> {
         };
         let bank = &mut *self.bank;
         let forwarded = bank.forwarded(self.rules.groups) & mask != 0;
-        let pending = forwarded && self.sources.pending.get(sgi) & from != 0;
         let active = self.sources.active.get(sgi) & from != 0;
+        let pending = forwarded && self.sources.pending.get(sgi) & from != 0 && !(watch && active);
         let value = ListRegister {
             intid: IntId::from_parts(self.number, sgi),
             state: State { pending, active },
@@ -207,9 +213,10 @@ impl View<'_> {
             bank.active |= mask;
             self.share.active |= mask;
         }
+        let recurred = bank.recurred & mask != 0;
         bank.unlist(mask);
         self.share.resident &= !mask;
-        if bank.busy & mask != 0 {
+        if bank.busy & mask != 0 && !recurred {
             self.settle_physical(lane, &listed, lrs);
         }
     }

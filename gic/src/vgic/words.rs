@@ -158,11 +158,9 @@ impl Vgic {
             Word::Group => bank.group1,
             Word::SetEnable | Word::ClearEnable => bank.enabled,
             Word::SetPending | Word::ClearPending | Word::SetActive | Word::ClearActive => {
-                if bank.resident != 0 {
-                    let retry = self.consult(reader, of, number, u32::MAX, tag);
-                    if !retry.is_empty() {
-                        return Read::Retry(retry);
-                    }
+                let retry = self.consult(reader, of, number, u32::MAX, tag);
+                if !retry.is_empty() {
+                    return Read::Retry(retry);
                 }
                 let Some(bank) = self.bank(of, number) else { return Read::Value(0) };
                 match word {
@@ -339,8 +337,7 @@ impl Vgic {
                 changed |= bit(lane);
             }
         }
-        let resident = changed & bank.resident;
-        self.settle(of, first.bank(), resident)
+        self.settle(of, first.bank(), changed)
     }
 
     fn read_config(&self, of: VcpuIndex, first: IntId) -> u64 {
