@@ -19,6 +19,7 @@
 pub mod acpi;
 pub mod clock;
 pub mod cpuid;
+pub mod decode;
 pub mod ioapic;
 pub mod kvm_clock;
 pub mod lapic;
