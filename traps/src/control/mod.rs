@@ -92,7 +92,7 @@ pub struct GuestControls {
     pub hstr: u64,
     /// `CNTHCTL_EL2`, in the layout that `HCR_EL2.E2H` asks for.
     pub cnthctl: CnthctlEl2,
-    /// `ICC_SRE_EL2`, for a processor with GICv3: `ICC_SRE_EL1` traps.
+    /// `ICC_SRE_EL2`, for a processor with GICv3: `ICC_SRE_EL1` traps, so the hypervisor must have set its `SRE` before.
     pub icc_sre: IccSreEl2,
     /// `HCRX_EL2`, if the processor has it.
     pub hcrx: Option<HcrxEl2>,
@@ -134,6 +134,11 @@ impl HcrConstraint {
             .set(HcrEl2::TLOR, present.at_least(Encoding::ID_AA64MMFR1_EL1, Mmfr1::LO_SHIFT, 1));
         forced_on
             .set(HcrEl2::TERR, present.at_least(Encoding::ID_AA64PFR0_EL1, Pfr0::RAS_SHIFT, 1));
+        // The identification registers of memory tags and of SME lie outside the space that TID3 traps.
+        forced_on
+            .set(HcrEl2::TID5, present.at_least(Encoding::ID_AA64PFR1_EL1, Pfr1::MTE_SHIFT, 2));
+        forced_on
+            .set(HcrEl2::TID1, present.at_least(Encoding::ID_AA64PFR1_EL1, Pfr1::SME_SHIFT, 1));
         // Host mode, nested virtualisation, fault injection, allocation tags, default cacheability and disabled hypercalls are no guest's.
         let mut forced_off = HcrEl2::TGE
             | HcrEl2::NV
@@ -348,7 +353,7 @@ fn partitioning_traps(present: Present<'_>) -> Option<PartitioningTraps> {
     let exists = present.at_least(Encoding::ID_AA64PFR0_EL1, Pfr0::MPAM_SHIFT, 1)
         || present.at_least(Encoding::ID_AA64PFR1_EL1, Pfr1::MPAM_FRAC_SHIFT, 1);
     exists.then_some(PartitioningTraps {
-        mpam2: Mpam2El2::TRAPMPAM0EL1 | Mpam2El2::TRAPMPAM1EL1,
+        mpam2: Mpam2El2::TRAPMPAM0EL1 | Mpam2El2::TRAPMPAM1EL1 | Mpam2El2::TIDR,
         mpamhcr: MpamhcrEl2::TRAP_MPAMIDR_EL1,
     })
 }

@@ -115,7 +115,7 @@ fn what_the_processor_lacks_cannot_be_chosen() {
 #[test]
 fn every_hidden_extension_that_exists_is_trapped() {
     let controls = GuestControls::new(&everything(), &Choices::default());
-    assert!(controls.hcr.contains(HcrEl2::TLOR | HcrEl2::TERR));
+    assert!(controls.hcr.contains(HcrEl2::TLOR | HcrEl2::TERR | HcrEl2::TID5 | HcrEl2::TID1));
     assert!(
         !controls
             .hcr
@@ -138,7 +138,10 @@ fn every_hidden_extension_that_exists_is_trapped() {
     assert!(fine_grained.second_set);
     assert_eq!(controls.hcrx, Some(HcrxEl2::TALLINT));
     let partitioning = controls.partitioning.unwrap();
-    assert_eq!(partitioning.mpam2, Mpam2El2::TRAPMPAM0EL1 | Mpam2El2::TRAPMPAM1EL1);
+    assert_eq!(
+        partitioning.mpam2,
+        Mpam2El2::TRAPMPAM0EL1 | Mpam2El2::TRAPMPAM1EL1 | Mpam2El2::TIDR
+    );
     assert_eq!(partitioning.mpamhcr, MpamhcrEl2::TRAP_MPAMIDR_EL1);
 }
 

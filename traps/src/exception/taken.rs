@@ -1,9 +1,11 @@
 //! Taking an exception to EL1, as `AArch64.TakeException` does (Arm ARM J1.1).
 
-use arm_sysregs::el1::registers::SctlrEl1;
+use arm_sysregs::el1::registers::{IdAa64mmfr1El1, IdAa64pfr1El1, SctlrEl1};
 
 use super::ProgramState;
+use crate::identification::IdRegisters;
 use crate::syndrome::{ExceptionClass, FaultStatus, Syndrome};
+use crate::system_register::Encoding;
 
 /// An exception for the guest's EL1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,6 +79,18 @@ pub struct Features {
     pub ssbs: bool,
     /// FEAT_MTE2 (`ID_AA64PFR1_EL1.MTE` of 2 or more).
     pub mte: bool,
+}
+
+impl Features {
+    /// The extensions of a processor with the raw identification registers `host`.
+    #[must_use]
+    pub fn new(host: &IdRegisters) -> Self {
+        Self {
+            pan: host.field(Encoding::ID_AA64MMFR1_EL1, IdAa64mmfr1El1::PAN_SHIFT) >= 1,
+            ssbs: host.field(Encoding::ID_AA64PFR1_EL1, IdAa64pfr1El1::SSBS_SHIFT) >= 1,
+            mte: host.field(Encoding::ID_AA64PFR1_EL1, IdAa64pfr1El1::MTE_SHIFT) >= 2,
+        }
+    }
 }
 
 /// The state of the guest after it took an exception.
@@ -291,6 +305,20 @@ mod tests {
         let taken = take_plain(0b0101, Exception::Irq);
         assert_eq!((taken.esr_el1, taken.far_el1), (None, None));
         assert_eq!(take_plain(0, Exception::SError { iss: 0x1ff_ffff }).esr_el1, Some(0xbfff_ffff));
+    }
+
+    #[test]
+    fn features_are_read_from_the_identification_registers() {
+        let of = |encoding, value| {
+            let mut host = IdRegisters::ZERO;
+            host.set(encoding, value);
+            Features::new(&host)
+        };
+        let none = Features::default();
+        assert_eq!(of(Encoding::ID_AA64MMFR1_EL1, 1 << 20), Features { pan: true, ..none });
+        assert_eq!(of(Encoding::ID_AA64PFR1_EL1, 1 << 4), Features { ssbs: true, ..none });
+        assert_eq!(of(Encoding::ID_AA64PFR1_EL1, 1 << 8), none, "FEAT_MTE has instructions only");
+        assert_eq!(of(Encoding::ID_AA64PFR1_EL1, 2 << 8), Features { mte: true, ..none });
     }
 
     #[test]

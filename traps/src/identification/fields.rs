@@ -62,6 +62,12 @@ const PMUV3_FOR_ARMV8_5: u8 = 0b0110;
 /// `PMUVer` and `PerfMon`: IMPLEMENTATION DEFINED performance monitors, not PMUv3.
 const PMU_IMPLEMENTATION_DEFINED: u8 = 0b1111;
 
+/// Whether the field of `register` at `shift` is one in which `0b1111` means "not implemented".
+pub(super) fn is_signed(register: Encoding, shift: u32) -> bool {
+    let found = FIELDS.iter().find(|field| field.register == register && field.shift == shift);
+    matches!(found.map(|field| field.rule), Some(SignedUpTo(_) | Is(NOT_IMPLEMENTED)))
+}
+
 /// Whether the host can run AArch32 at EL0.
 pub(super) fn has_aarch32(host: &IdRegisters) -> bool {
     host.field(Encoding::ID_AA64PFR0_EL1, Pfr0::EL0_SHIFT) == AARCH64_AND_AARCH32

@@ -134,6 +134,27 @@ pub fn sanitise(host: &IdRegisters, policy: &Policy) -> IdRegisters {
     guest
 }
 
+/// What two processors both have, field by field, of registers that are [`sanitise`]d already: for a virtual CPU that may move between them.
+#[must_use]
+pub fn common(a: &IdRegisters, b: &IdRegisters) -> IdRegisters {
+    /// "Not implemented" in a signed field: less than any other value.
+    const NOT_IMPLEMENTED: u8 = 0b1111;
+    IdRegisters::from_fn(|encoding| {
+        (0..u64::BITS).step_by(4).fold(0, |value, shift| {
+            let pair = (a.field(encoding, shift), b.field(encoding, shift));
+            let field = match pair {
+                (NOT_IMPLEMENTED, _) | (_, NOT_IMPLEMENTED)
+                    if fields::is_signed(encoding, shift) =>
+                {
+                    NOT_IMPLEMENTED
+                }
+                (a, b) => a.min(b),
+            };
+            value | u64::from(field).wrapping_shl(shift)
+        })
+    })
+}
+
 /// The size in bits of the physical address space that a `PARange` stands for; 48 for a value that is not known.
 #[must_use]
 pub const fn physical_address_bits(range: u8) -> u8 {

@@ -328,3 +328,24 @@ fn a_report_shows_names_and_values() {
     let registers = processor(&[(Encoding::ID_AA64PFR1_EL1, 0x21)]);
     assert_eq!(format!("{registers:?}"), "{ID_AA64PFR1_EL1 S3_0_C0_C4_1: 0x0000000000000021}");
 }
+
+#[test]
+fn unlike_processors_have_the_lesser_of_each_field_in_common() {
+    let [a53, n1, m1] =
+        [cortex_a53(), neoverse_n1(), apple_m1()].map(|host| sanitise(&host, &USUAL));
+    let both = common(&a53, &n1);
+    assert_eq!(both, common(&n1, &a53));
+    assert_eq!(both.read(Encoding::ID_AA64PFR0_EL1), 0x0100_0012, "no FP16, no CSV2");
+    assert_eq!(both.read(Encoding::ID_AA64MMFR0_EL1), 0x1122);
+    assert_eq!(both.read(Encoding::ID_AA64ISAR0_EL1), 0x1_1120, "no atomics");
+    let with_m1 = common(&n1, &m1);
+    assert_eq!(
+        with_m1.field(Encoding::ID_AA64MMFR0_EL1, 24),
+        0xf,
+        "not implemented is less than implemented"
+    );
+    assert_eq!(with_m1.field(Encoding::ID_AA64DFR0_EL1, 36), 0xf, "no double lock");
+    for guest in [a53, n1, m1] {
+        assert_eq!(common(&guest, &guest), guest);
+    }
+}

@@ -392,6 +392,8 @@ impl Trap {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     const fn of(class: ExceptionClass, iss: u32) -> Trap {
@@ -416,6 +418,16 @@ mod tests {
             if !ExceptionClass::NAMED.contains(&class) {
                 assert_eq!(of(class, 0x1ff_ffff), Trap::Reserved(class));
             }
+        }
+    }
+
+    proptest! {
+        /// No syndrome is without meaning, and the class alone chooses the meaning.
+        #[test]
+        fn any_syndrome_is_decoded(bits: u64) {
+            let syndrome = Syndrome::new(bits);
+            let plain = Syndrome::of(syndrome.class(), 0).decode();
+            prop_assert_eq!(core::mem::discriminant(&syndrome.decode()), core::mem::discriminant(&plain));
         }
     }
 

@@ -47,7 +47,8 @@ pub enum Action {
     VirtualMemory(Encoding),
     /// A timer or counter, trapped by `CNTHCTL_EL2`.
     Timer(Encoding),
-    /// A debug register, trapped by `MDCR_EL2.TDA` or `TDOSA`.
+    /// A debug register, trapped by `MDCR_EL2.TDA` or `TDOSA`. `OSLAR_EL1` and `OSLSR_EL1` come here wherever the processor has the
+    /// double lock: do what the guest asks, on the register itself.
     Debug(Encoding),
     /// A performance monitor register, trapped by `MDCR_EL2.TPM` or `TPMCR`.
     PerformanceMonitor(Encoding),

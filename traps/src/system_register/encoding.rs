@@ -70,6 +70,18 @@ impl Encoding {
         }
     }
 
+    /// The AArch64 register behind a coprocessor 14 register that EL0 can reach in AArch32: the debug communications channel, and the
+    /// address of the debug ROM.
+    #[must_use]
+    pub const fn from_cp14(register: &CoprocessorRegister) -> Option<Self> {
+        match (register.opc1, register.crn, register.crm, register.opc2) {
+            (0, 0, 1, 0) => Some(Self::MDCCSR_EL0),
+            (0, 0, 5, 0) => Some(Self::DBGDTRRX_EL0),
+            (0, 1, 0, 0) => Some(Self::MDRAR_EL1),
+            _ => None,
+        }
+    }
+
     /// The packed value.
     #[inline]
     #[must_use]
@@ -249,6 +261,27 @@ mod tests {
         for ((opc1, crn, crm, opc2), expected) in table {
             assert_eq!(of(opc1, crn, crm, opc2), expected, "p15 {opc1} c{crn} c{crm} {opc2}");
         }
+    }
+
+    #[test]
+    fn debug_registers_of_el0_are_their_aarch64_selves() {
+        let of = |crn, crm, opc2| {
+            let condition = Condition::Known(0xe);
+            let direction = Direction::Read;
+            Encoding::from_cp14(&CoprocessorRegister {
+                condition,
+                opc1: 0,
+                crn,
+                crm,
+                opc2,
+                register: 0,
+                direction,
+            })
+        };
+        assert_eq!(of(0, 1, 0), Some(Encoding::MDCCSR_EL0));
+        assert_eq!(of(0, 5, 0), Some(Encoding::DBGDTRRX_EL0));
+        assert_eq!(of(1, 0, 0), Some(Encoding::MDRAR_EL1));
+        assert_eq!(of(0, 0, 4), None, "breakpoints are not for EL0");
     }
 
     #[test]
