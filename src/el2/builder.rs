@@ -54,6 +54,10 @@ impl ConsoleSink for HostConsole {
     fn put(&self, byte: u8) {
         console::put(byte);
     }
+
+    fn ready(&self) {
+        console::deliver();
+    }
 }
 
 /// Seconds since the host started: it has no clock that knows the date.

@@ -4,6 +4,7 @@ use core::fmt::{self, Write};
 use core::ptr::NonNull;
 use core::sync::atomic::{AtomicU64, Ordering};
 
+use alloc::collections::VecDeque;
 use alloc::sync::Arc;
 use bunshin::device::pl011::Pl011;
 
@@ -136,25 +137,51 @@ pub(crate) fn init_log() {
     }
 }
 
+/// What the user typed waits here while the guest's FIFO is full. More is dropped, as by a
+/// serial port without flow control.
+const INPUT: usize = 4096;
+
 /// The guest whose serial port gets what the user types.
-static FOCUS: TicketMutex<Option<Arc<Pl011>>> = TicketMutex::new(None);
+struct Focus {
+    port: Option<Arc<Pl011>>,
+    input: VecDeque<u8>,
+}
+
+static FOCUS: TicketMutex<Focus> =
+    TicketMutex::new(Focus { port: None, input: VecDeque::new() });
 
 /// Gives the keyboard to the first guest that asks.
 pub(crate) fn attach(port: &Arc<Pl011>) {
-    let mut focus = FOCUS.lock();
-    if focus.is_none() {
-        *focus = Some(port.clone());
-    }
+    FOCUS.lock().port.get_or_insert_with(|| port.clone());
 }
 
-/// Hands what the user typed to the guest that has the keyboard.
+/// Takes what the user typed and hands it to the guest that has the keyboard.
 pub(crate) fn receive() {
     acknowledge_receive_interrupt();
-    let focus = FOCUS.lock().clone();
-    while let Some(byte) = get() {
-        if let Some(port) = &focus {
-            // A full port drops input, as hardware does on overrun.
-            let _ = port.receive(byte);
+    {
+        let mut focus = FOCUS.lock();
+        while let Some(byte) = get() {
+            if focus.input.len() < INPUT {
+                focus.input.push_back(byte);
+            }
+        }
+    }
+    deliver();
+}
+
+/// Hands waiting input to the guest as far as it has space. Holds no lock while the guest's
+/// port is called, which may call back.
+pub(crate) fn deliver() {
+    loop {
+        let (port, byte) = {
+            let mut focus = FOCUS.lock();
+            let Some(port) = focus.port.clone() else { return };
+            let Some(byte) = focus.input.pop_front() else { return };
+            (port, byte)
+        };
+        if !port.receive(byte) {
+            FOCUS.lock().input.push_front(byte);
+            return;
         }
     }
 }
