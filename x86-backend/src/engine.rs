@@ -4,7 +4,7 @@
 use bunshin::bus::Width;
 use bunshin::exit::RawExit;
 use x86_backend::event::Event;
-use x86_backend::initial::{InitialState, Segment};
+use x86_backend::machine::registers::{InitialState, Segment};
 use x86_backend::state::{Registers, SegmentName};
 
 /// Why a guest stopped, by meaning; the same for both vendors.

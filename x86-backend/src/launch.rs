@@ -15,6 +15,7 @@ use bunshin::vcpu::VcpuHandle;
 use bunshin::vm::Vm;
 use spin::Once;
 use x86_backend::boot_info::BootInfo;
+use x86_backend::machine::decode;
 use x86_backend::machine::cpuid::{Cpuid, Facts, Registers};
 use x86_backend::paging::{Kind, Nested};
 
@@ -72,6 +73,7 @@ fn run<E: Engine>(
 ) -> ! {
     log::info!("{} on {cpus} processors", E::NAME);
     let hypervisor = place.call_once(|| Hypervisor::new(X86::new(), cpus));
+    decode::warm_up();
     let mut placement = Placement::new(cpus);
     let bundle = match info.modules.first() {
         Some(module) => host::memory::module(*module),
@@ -94,6 +96,7 @@ fn run<E: Engine>(
             Err(reason) => log::error!("vm \"{name}\": {reason}"),
         }
     }
+    hypervisor.complete_start();
     host::release_others();
     Cpu::new(hypervisor, CpuId(0)).run()
 }

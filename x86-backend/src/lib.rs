@@ -5,7 +5,6 @@ extern crate alloc;
 
 pub mod boot_info;
 pub mod event;
-pub mod initial;
 pub mod machine;
 pub mod paging;
 pub mod state;

@@ -23,7 +23,7 @@ use x86_backend::machine::pit::{Pit, SpeakerPort};
 use x86_backend::machine::power::{
     AcpiPower, KeyboardReset, PciReset, PowerCommand, PowerControl, PowerTimer,
 };
-use x86_backend::initial::InitialState;
+use x86_backend::machine::registers::InitialState;
 use x86_backend::machine::rtc::Rtc;
 use x86_backend::machine::uart16550::Uart16550;
 use x86_backend::machine::{pic, pit, power, rtc, uart16550};

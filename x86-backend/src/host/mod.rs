@@ -6,6 +6,7 @@ pub(crate) mod clock;
 pub(crate) mod console;
 mod entry;
 mod faults;
+mod firmware;
 mod fpu;
 pub(crate) mod memory;
 pub(crate) mod msr;
@@ -47,5 +48,6 @@ pub(crate) fn idle() {
 /// Turns the machine off.
 pub(crate) fn power_off() -> ! {
     log::info!("all virtual machines have stopped");
+    firmware::power_off();
     faults::stop()
 }

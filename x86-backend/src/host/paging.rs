@@ -112,6 +112,13 @@ fn has_huge_pages() -> bool {
     core::arch::x86_64::__cpuid(0x8000_0001).edx & 1 << 26 != 0
 }
 
+/// First address that the address space does not map: all memory and the
+/// devices below 4 GiB come before.
+pub(super) fn mapped_end(regions: &[Region]) -> u64 {
+    let top = regions.iter().filter(|r| r.usable).map(|r| r.range.end()).max().unwrap_or(0);
+    top.max(1 << 32)
+}
+
 /// Builds the address space. False when memory for tables is short.
 pub(super) fn build(regions: &[Region]) -> bool {
     let image = memory::image();
@@ -121,8 +128,7 @@ pub(super) fn build(regions: &[Region]) -> bool {
     let image_window =
         Range { start: large(image.start), size: large(image.end() + Size2MiB::SIZE - 1) };
     let image_window = Range { size: image_window.size - image_window.start, ..image_window };
-    let top = regions.iter().filter(|r| r.usable).map(|r| r.range.end()).max().unwrap_or(0);
-    let top = top.max(1 << 32);
+    let top = mapped_end(regions);
     let huge = has_huge_pages();
     with_tables(|tables| {
         let mut address = 0;

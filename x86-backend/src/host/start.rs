@@ -10,7 +10,7 @@ use x86_backend::boot_info::{self, BootInfo};
 
 use super::paging::StackKind;
 use super::percpu::PerCpu;
-use super::{allocator, apic, clock, console, faults, memory, paging, segments, smp, timer};
+use super::{allocator, apic, clock, console, faults, firmware, memory, paging, segments, smp, timer};
 
 /// The early page tables map so much.
 const EARLY_MAPPED: u64 = 1 << 32;
@@ -111,7 +111,8 @@ extern "sysv64" fn main() -> ! {
     );
     clock::init();
     let Some(info) = BOOT_INFO.get() else { give_up(&"no boot information") };
-    let online = smp::start(info, &[]);
+    firmware::init(info);
+    let online = smp::start(info, &firmware::other_processors());
     log::info!("processors: {online}");
     crate::launch::launch(info, online)
 }

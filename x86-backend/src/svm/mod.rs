@@ -12,7 +12,7 @@ use alloc::boxed::Box;
 use bunshin::bus::Width;
 use bunshin::exit::RawExit;
 use x86_backend::event::{self, Event, Source};
-use x86_backend::initial::{InitialState, RFLAGS_FIXED, Segment};
+use x86_backend::machine::registers::{InitialState, RFLAGS_FIXED, Segment};
 use x86_backend::state::{EFER_SVME, RAX, RSP, Registers, SegmentName};
 
 use crate::engine::{Cause, Engine, Field, NestedFault, PortAccess, StringAccess};

@@ -1,6 +1,6 @@
 //! The virtual machine control block (APM volume 2, appendix B).
 
-use x86_backend::initial::{Attributes, Segment, Table};
+use x86_backend::machine::registers::{Attributes, Segment, Table};
 
 /// Interception of control register accesses by number, reads in the low half.
 /// Exceptions by vector. The rest as named in table B-1.

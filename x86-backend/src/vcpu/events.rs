@@ -5,7 +5,7 @@
 use bunshin::exit::{Exit, PowerRequest};
 use x86_backend::event::{Event, Source};
 use x86_backend::machine::lapic::{Activity, Signal};
-use x86_backend::initial::InitialState;
+use x86_backend::machine::registers::InitialState;
 use x86_backend::state::RFLAGS_IF;
 
 use super::X86Vcpu;
@@ -59,6 +59,9 @@ impl<E: Engine> X86Vcpu<E> {
     /// Everything to be done before the guest runs on; an exit when it does not.
     #[inline]
     pub(super) fn prepare(&mut self) -> Option<Exit> {
+        if let Some(exit) = self.deferred.take() {
+            return Some(exit);
+        }
         if let Some(request) = self.power_request() {
             return Some(Exit::Power(request));
         }

@@ -1,10 +1,16 @@
 //! Accesses to ports and to memory that is not RAM.
 
 use bunshin::address::GuestAddress;
-use bunshin::bus::{Space, Width};
-use bunshin::exit::{Completion, Exit, IoAccess, Operation};
+use bunshin::bus::{Device, Space, Width};
+use bunshin::exit::{Completion, Exit, FaultAccess, IoAccess, Operation};
 use bunshin::statistics::ExitKind;
 use x86_backend::event;
+use x86_backend::machine::decode::{
+    Access, CodeSize, LONGEST_INSTRUCTION, MemoryInstruction, Operation as Instruction, Outcome,
+    memory_instruction,
+};
+use x86_backend::machine::lapic::{self, Mode};
+use x86_backend::machine::ioapic;
 use x86_backend::state::{RAX, RCX, RDI, RFLAGS_DF, RSI, SegmentName};
 
 use super::X86Vcpu;
@@ -22,6 +28,25 @@ pub(super) enum PendingAccess {
     Port { input: bool, length: Option<u8> },
     /// One element of `INS` or `OUTS`.
     String { input: bool, access: StringAccess, length: Option<u8> },
+    /// An instruction with an operand in device memory.
+    Memory(MemoryAccess),
+}
+
+/// An instruction with an operand in device memory, on its way.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct MemoryAccess {
+    instruction: MemoryInstruction,
+    /// Guest-physical address of the operand.
+    address: u64,
+    phase: Phase,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Phase {
+    /// The operand is being read.
+    Read,
+    /// The operand is being written; then registers change like this.
+    Write(Outcome),
 }
 
 impl<E: Engine> X86Vcpu<E> {
@@ -78,7 +103,7 @@ impl<E: Engine> X86Vcpu<E> {
         }
     }
 
-    /// Moves a string register on by one element.
+    /// Adds to the part of a register that addresses of this size use.
     fn step(&mut self, register: u8, by: u64, mask: u64) {
         let old = self.registers.get(register);
         let new = old.wrapping_add(by) & mask;
@@ -100,6 +125,7 @@ impl<E: Engine> X86Vcpu<E> {
                     None => self.skip(PORT_LENGTH),
                 }
             }
+            PendingAccess::Memory(access) => self.deferred = self.finish_memory(access, value),
             PendingAccess::String { input, access, length } => {
                 self.finish_string(input, access, length, completion.width, value);
             }
@@ -123,21 +149,28 @@ impl<E: Engine> X86Vcpu<E> {
                 return;
             }
         }
-        let mask = address_mask(access.address_bits);
+        self.step_string(if input { RDI } else { RSI }, access.address_bits, width);
+        // Unless it was the last, the instruction is executed anew for the next element.
+        if !access.repeat || self.count_down(access.address_bits) {
+            self.finish_string_instruction(length);
+        }
+    }
+
+    /// Moves a string register on by one element.
+    fn step_string(&mut self, register: u8, address_bits: u32, width: Width) {
         let by = if self.field(Field::Rflags) & RFLAGS_DF == 0 {
             width.bytes()
         } else {
             width.bytes().wrapping_neg()
         };
-        self.step(if input { RDI } else { RSI }, by, mask);
-        if access.repeat {
-            self.step(RCX, u64::MAX, mask);
-            // The instruction is executed anew for the next element.
-            if self.registers.get(RCX) & mask != 0 {
-                return;
-            }
-        }
-        self.finish_string_instruction(length);
+        self.step(register, by, address_mask(address_bits));
+    }
+
+    /// Counts one element of a repeated instruction; true after the last.
+    fn count_down(&mut self, address_bits: u32) -> bool {
+        let mask = address_mask(address_bits);
+        self.step(RCX, u64::MAX, mask);
+        self.registers.get(RCX) & mask == 0
     }
 
     /// Writes a value of `width` to a register as instructions do: narrow ones
@@ -151,8 +184,167 @@ impl<E: Engine> X86Vcpu<E> {
         self.registers.set(number, kept | value);
     }
 
+    /// An access to memory that the second stage refused: a device's register,
+    /// or nothing at all.
     pub(super) fn access_memory(&mut self, fault: NestedFault) -> Option<Exit> {
-        Some(Exit::UndecodedIo { address: GuestAddress(fault.address) })
+        let address = GuestAddress(fault.address);
+        if fault.execute || self.pc.ram.contains(fault.address) {
+            let access = match fault {
+                NestedFault { execute: true, .. } => FaultAccess::Execute,
+                NestedFault { write: true, .. } => FaultAccess::Write,
+                NestedFault { .. } => FaultAccess::Read,
+            };
+            return Some(Exit::MemoryFault { address, access });
+        }
+        let mut bytes = [0; LONGEST_INSTRUCTION];
+        let known = self.fetch(&mut bytes);
+        let size = match self.code_bits() {
+            64 => CodeSize::Bits64,
+            32 => CodeSize::Bits32,
+            _ => CodeSize::Bits16,
+        };
+        let decoded = bytes.get(..known).and_then(|bytes| memory_instruction(bytes, size));
+        let Some(instruction) = decoded else { return Some(Exit::UndecodedIo { address }) };
+        let nothing =
+            Outcome { register: None, rflags: self.field(Field::Rflags), write: None };
+        let start = if instruction.operation == Instruction::Copy && fault.write {
+            match self.read_string_source(&instruction) {
+                Some(value) => Access::Write(value),
+                None => return Some(Exit::UndecodedIo { address }),
+            }
+        } else {
+            instruction.start(|number| self.registers.get(number))
+        };
+        let access = |phase| MemoryAccess { instruction, address: fault.address, phase };
+        match start {
+            Access::Read => self.reach(access(Phase::Read), Operation::Read),
+            Access::Write(value) => {
+                self.reach(access(Phase::Write(nothing)), Operation::Write(value))
+            }
+        }
+    }
+
+    /// Reads or writes a device's register: at once where it is an interrupt
+    /// controller's, or by way of the core.
+    fn reach(&mut self, access: MemoryAccess, operation: Operation) -> Option<Exit> {
+        let width = access.instruction.width;
+        match self.reach_interrupt_controller(access.address, width, operation) {
+            Some(value) => {
+                self.handle.exits.count(ExitKind::InterruptController);
+                self.finish_memory(access, value)
+            }
+            None => {
+                self.access = PendingAccess::Memory(access);
+                Some(io(Space::Memory, access.address, width, operation))
+            }
+        }
+    }
+
+    /// The value read, or 0 after a write; `None` if the address is none of an
+    /// interrupt controller's.
+    fn reach_interrupt_controller(
+        &mut self,
+        address: u64,
+        width: Width,
+        operation: Operation,
+    ) -> Option<u64> {
+        let local = address.wrapping_sub(self.apic.window());
+        if local < lapic::WINDOW_SIZE && self.apic.mode() == Mode::XApic {
+            let now = self.tsc();
+            return Some(match operation {
+                Operation::Read => self.apic.read_window(local, width, now),
+                Operation::Write(value) => {
+                    let effect = self.apic.write_window(local, width, value, now);
+                    self.carry_out(effect);
+                    0
+                }
+            });
+        }
+        let offset = address.wrapping_sub(ioapic::ADDRESS);
+        if offset < ioapic::WINDOW_SIZE {
+            let ioapic = &self.pc.ioapic;
+            return Some(match operation {
+                Operation::Read => ioapic.read(offset, width).unwrap_or(width.mask()),
+                Operation::Write(value) => {
+                    // It takes every write.
+                    let _ = ioapic.write(offset, width, value);
+                    0
+                }
+            });
+        }
+        None
+    }
+
+    /// Goes on with an instruction whose access was answered; its next access
+    /// for the core, if it has one.
+    fn finish_memory(&mut self, access: MemoryAccess, value: u64) -> Option<Exit> {
+        let instruction = access.instruction;
+        let outcome = match access.phase {
+            Phase::Write(outcome) => outcome,
+            Phase::Read if instruction.operation == Instruction::Copy => {
+                return self.finish_copy_from_device(access, value);
+            }
+            Phase::Read => {
+                let outcome = instruction.after_read(
+                    value,
+                    |number| self.registers.get(number),
+                    self.field(Field::Rflags),
+                );
+                if let Some(write) = outcome.write {
+                    let access = MemoryAccess { phase: Phase::Write(outcome), ..access };
+                    return self.reach(access, Operation::Write(write));
+                }
+                outcome
+            }
+        };
+        if let Some((number, value)) = outcome.register {
+            self.registers.set(number, value);
+        }
+        self.engine.write(Field::Rflags, outcome.rflags);
+        self.finish_memory_instruction(&instruction);
+        None
+    }
+
+    fn finish_memory_instruction(&mut self, instruction: &MemoryInstruction) {
+        let Some(form) = instruction.string else { return self.advance(instruction.length) };
+        let source = !matches!(instruction.operation, Instruction::Store(_));
+        let destination = !matches!(instruction.operation, Instruction::Load { .. });
+        if source {
+            self.step_string(RSI, form.address_bits, instruction.width);
+        }
+        if destination {
+            self.step_string(RDI, form.address_bits, instruction.width);
+        }
+        if !form.repeat || self.count_down(form.address_bits) {
+            self.advance(instruction.length);
+        }
+    }
+
+    /// The element that a string instruction copies to a device.
+    fn read_string_source(&self, instruction: &MemoryInstruction) -> Option<u64> {
+        let form = instruction.string?;
+        let offset = self.registers.get(RSI) & address_mask(form.address_bits);
+        let base = self.segment_base(SegmentName::from_number(form.segment));
+        let mut bytes = [0; 8];
+        let element = bytes.get_mut(..instruction.width.bytes() as usize)?;
+        let size = element.len();
+        let read = self.paging().read(&self.pc.ram, base.wrapping_add(offset), element);
+        (read == size).then_some(u64::from_le_bytes(bytes))
+    }
+
+    fn finish_copy_from_device(&mut self, access: MemoryAccess, value: u64) -> Option<Exit> {
+        let instruction = access.instruction;
+        let bits = instruction.string.map_or(64, |form| form.address_bits);
+        let offset = self.registers.get(RDI) & address_mask(bits);
+        let linear = self.segment_base(SegmentName::Es).wrapping_add(offset);
+        let bytes = value.to_le_bytes();
+        let element = bytes.get(..instruction.width.bytes() as usize).unwrap_or_default();
+        if self.paging().write(&self.pc.ram, linear, element) {
+            self.finish_memory_instruction(&instruction);
+            None
+        } else {
+            Some(Exit::UndecodedIo { address: GuestAddress(access.address) })
+        }
     }
 }
 

@@ -1,14 +1,12 @@
 //! The guest's instructions and data, by linear address.
 
-use x86_backend::initial::Attributes;
+use x86_backend::machine::decode::LONGEST_INSTRUCTION;
+use x86_backend::machine::registers::Attributes;
 use x86_backend::state::{EFER_LMA, RFLAGS_TF, SegmentName};
 use x86_backend::translate::Paging;
 
 use super::X86Vcpu;
 use crate::engine::{Engine, Field};
-
-/// Bytes of the longest instruction.
-pub(super) const LONGEST: usize = 15;
 
 impl<E: Engine> X86Vcpu<E> {
     pub(super) fn paging(&self) -> Paging {
@@ -42,7 +40,7 @@ impl<E: Engine> X86Vcpu<E> {
     }
 
     /// The bytes at the instruction pointer, as many as are mapped.
-    pub(super) fn fetch(&self, bytes: &mut [u8; LONGEST]) -> usize {
+    pub(super) fn fetch(&self, bytes: &mut [u8; LONGEST_INSTRUCTION]) -> usize {
         let linear = self.segment_base(SegmentName::Cs).wrapping_add(self.field(Field::Rip));
         self.paging().read(&self.pc.ram, linear, bytes)
     }
@@ -71,7 +69,7 @@ impl<E: Engine> X86Vcpu<E> {
 
     /// Length of the prefixes of the instruction that exited.
     fn prefixes(&self) -> u8 {
-        let mut bytes = [0; LONGEST];
+        let mut bytes = [0; LONGEST_INSTRUCTION];
         let known = self.fetch(&mut bytes);
         let long = self.code_bits() == 64;
         let is_prefix = |byte: &&u8| {

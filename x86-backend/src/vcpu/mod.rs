@@ -23,7 +23,7 @@ use x86_backend::machine::lapic::{
 };
 use x86_backend::machine::msr::Bank;
 use x86_backend::machine::power::PowerCommand;
-use x86_backend::initial::InitialState;
+use x86_backend::machine::registers::InitialState;
 use x86_backend::state::{RAX, RBX, RDX, RSI, RSP, Registers, SegmentName};
 
 use crate::engine::{Engine, Field};
@@ -55,6 +55,8 @@ pub(crate) struct X86Vcpu<E: Engine> {
     events: events::Events,
     /// The access that the core is answering.
     access: PendingAccess,
+    /// The next access of an instruction that the core has answered in part.
+    deferred: Option<Exit>,
     /// Start-up messages that this virtual CPU sent and the core must carry out.
     startups: VecDeque<(usize, u8)>,
     /// The one that the core is answering.
@@ -89,6 +91,7 @@ impl<E: Engine> X86Vcpu<E> {
             loaded: false,
             events: events::Events::default(),
             access: PendingAccess::None,
+            deferred: None,
             startups: VecDeque::new(),
             startup: None,
             system_time: SystemTime::default(),
@@ -125,6 +128,7 @@ impl<E: Engine> X86Vcpu<E> {
         }
         self.events = events::Events::default();
         self.access = PendingAccess::None;
+        self.deferred = None;
         self.startups.clear();
         self.startup = None;
     }

@@ -27,10 +27,12 @@ impl<W: Wake> ApicBus<W> {
         ApicBus { mailboxes, wake, turn: AtomicUsize::new(0) }
     }
 
-    fn post(&self, vcpu: usize, mailbox: &Mailbox, message: &Message) {
-        if mailbox.post(message) {
+    fn post(&self, vcpu: usize, mailbox: &Mailbox, message: &Message) -> bool {
+        let taken = mailbox.post(message);
+        if taken {
             self.wake.wake(vcpu);
         }
+        taken
     }
 
     /// Numbers of the virtual CPUs that a message to `destination` concerns.
@@ -46,7 +48,7 @@ impl<W: Wake> ApicBus<W> {
             .filter(move |(_, mailbox)| mailbox.matches(destination))
     }
 
-    fn send_to_lowest_priority(&self, message: &Message) {
+    fn deliver_to_lowest_priority(&self, message: &Message) -> bool {
         let turn = self.turn.fetch_add(1, Ordering::Relaxed);
         let count = self.mailboxes.len();
         let target = self
@@ -56,16 +58,14 @@ impl<W: Wake> ApicBus<W> {
                 let distance = vcpu.wrapping_sub(turn).checked_rem_euclid(count);
                 (mailbox.routing().priority >> 4, distance)
             });
-        if let Some((vcpu, mailbox)) = target {
-            self.post(vcpu, mailbox, message);
-        }
+        target.is_some_and(|(vcpu, mailbox)| self.post(vcpu, mailbox, message))
     }
 }
 
 impl<W: Wake> MessageSink for ApicBus<W> {
-    fn send(&self, message: &Message) {
+    fn deliver(&self, message: &Message) -> bool {
         if message.delivery == Delivery::LowestPriority {
-            return self.send_to_lowest_priority(message);
+            return self.deliver_to_lowest_priority(message);
         }
         // The usual case: a processor whose identifier is its number.
         if let Destination::Physical(id) = message.destination
@@ -73,13 +73,9 @@ impl<W: Wake> MessageSink for ApicBus<W> {
                 usize::try_from(id).ok().and_then(|n| Some((n, self.mailboxes.get(n)?)))
             && mailbox.id() == id
         {
-            if mailbox.matches(message.destination) {
-                self.post(vcpu, mailbox, message);
-            }
-            return;
+            return mailbox.matches(message.destination) && self.post(vcpu, mailbox, message);
         }
-        for (vcpu, mailbox) in self.matching(message.destination) {
-            self.post(vcpu, mailbox, message);
-        }
+        self.matching(message.destination)
+            .fold(false, |taken, (vcpu, mailbox)| self.post(vcpu, mailbox, message) || taken)
     }
 }
