@@ -60,34 +60,42 @@ impl State {
         self.lines & bit(pin) != 0
     }
 
-    /// The message that `pin` sends now, if any. Level-triggered pins wait
-    /// for the end of the interrupt then.
-    fn fire(&mut self, pin: u8) -> Option<Message> {
-        let entry = self.entries.get_mut(usize::from(pin))?;
-        if *entry & (entry::MASKED | entry::REMOTE_IRR) != 0 {
+    /// The message that `pin` may send now.
+    fn message(&self, pin: u8) -> Option<Message> {
+        let entry = *self.entries.get(usize::from(pin))?;
+        if entry & (entry::MASKED | entry::REMOTE_IRR) != 0 {
             return None;
         }
-        let delivery = match Delivery::from_bits(*entry >> entry::DELIVERY_SHIFT)? {
-            // These have no end of interrupt.
-            mode @ (Delivery::Nmi | Delivery::Init) => mode,
-            mode @ (Delivery::Fixed | Delivery::LowestPriority) => mode,
+        let delivery = match Delivery::from_bits(entry >> entry::DELIVERY_SHIFT)? {
             Delivery::Smi | Delivery::StartUp | Delivery::External => return None,
+            delivery => delivery,
         };
+        // The others have no end of interrupt.
         let has_vector = matches!(delivery, Delivery::Fixed | Delivery::LowestPriority);
-        let level = has_vector && *entry & entry::LEVEL != 0;
-        if level {
-            *entry |= entry::REMOTE_IRR;
-        }
+        let level = has_vector && entry & entry::LEVEL != 0;
         let [vector, .., destination] = entry.to_le_bytes();
-        let logical = *entry & entry::LOGICAL != 0;
-        let destination = Destination::from_8_bits(destination, logical);
+        let destination = Destination::from_8_bits(destination, entry & entry::LOGICAL != 0);
         Some(Message { destination, delivery, vector, level })
     }
 
-    /// The message of a level-triggered pin that is still asserted.
-    fn refire(&mut self, pin: u8) -> Option<Message> {
-        let level = self.entries.get(usize::from(pin))? & entry::LEVEL != 0;
-        if level && self.asserted(pin) { self.fire(pin) } else { None }
+    /// Sends the message of `pin`. A level-triggered pin waits for the end of
+    /// the interrupt then, if a processor took it.
+    fn fire(&mut self, pin: u8, sink: &dyn MessageSink) {
+        let Some(message) = self.message(pin) else { return };
+        if sink.deliver(&message)
+            && message.level
+            && let Some(entry) = self.entries.get_mut(usize::from(pin))
+        {
+            *entry |= entry::REMOTE_IRR;
+        }
+    }
+
+    /// Sends the message of a level-triggered pin that is still asserted.
+    fn refire(&mut self, pin: u8, sink: &dyn MessageSink) {
+        let level = self.entries.get(usize::from(pin)).is_some_and(|e| e & entry::LEVEL != 0);
+        if level && self.asserted(pin) {
+            self.fire(pin, sink);
+        }
     }
 
     fn read(&self) -> u32 {
@@ -111,12 +119,12 @@ impl State {
         (pin < PINS).then_some((pin, number & 1 != 0))
     }
 
-    fn write(&mut self, value: u32) -> Option<Message> {
+    fn write(&mut self, value: u32, sink: &dyn MessageSink) {
         if self.index == INDEX_ID {
             self.id = value & ID_MASK;
         }
-        let (pin, high) = self.redirection(self.index)?;
-        let entry = self.entries.get_mut(usize::from(pin))?;
+        let Some((pin, high)) = self.redirection(self.index) else { return };
+        let Some(entry) = self.entries.get_mut(usize::from(pin)) else { return };
         let (kept, new) = if high {
             (*entry & 0xffff_ffff, u64::from(value) << 32)
         } else {
@@ -129,7 +137,7 @@ impl State {
         if *entry & entry::LEVEL == 0 {
             *entry &= !entry::REMOTE_IRR;
         }
-        self.refire(pin)
+        self.refire(pin, sink);
     }
 }
 
@@ -156,8 +164,8 @@ impl IoApic {
         let rising = state.lines & !before != 0;
         // Level-triggered pins fire on the rising edge as well; afterwards the
         // end of the interrupt looks at them again.
-        if rising && let Some(message) = state.fire(pin) {
-            self.sink.send(&message);
+        if rising {
+            state.fire(pin, &*self.sink);
         }
     }
 
@@ -169,9 +177,7 @@ impl IoApic {
             let [own, ..] = entry.to_le_bytes();
             if own == vector && *entry & entry::REMOTE_IRR != 0 {
                 *entry &= !entry::REMOTE_IRR;
-                if let Some(message) = state.refire(pin) {
-                    self.sink.send(&message);
-                }
+                state.refire(pin, &*self.sink);
             }
         }
     }
@@ -197,11 +203,7 @@ impl Device for IoApic {
         let mut state = self.state.lock();
         match offset {
             OFFSET_INDEX => [state.index, ..] = value.to_le_bytes(),
-            OFFSET_DATA => {
-                if let Some(message) = state.write((value & 0xffff_ffff) as u32) {
-                    self.sink.send(&message);
-                }
-            }
+            OFFSET_DATA => state.write((value & 0xffff_ffff) as u32, &*self.sink),
             _ => {}
         }
         Ok(())
@@ -235,15 +237,17 @@ const fn bit(pin: u8) -> u32 {
 mod tests {
     use super::*;
     use alloc::vec::Vec;
+    use core::sync::atomic::{AtomicBool, Ordering};
     use proptest::prelude::*;
     use std::sync::Mutex;
 
     #[derive(Default)]
-    struct Sent(Mutex<Vec<Message>>);
+    struct Sent(Mutex<Vec<Message>>, AtomicBool);
 
     impl MessageSink for Sent {
-        fn send(&self, message: &Message) {
+        fn deliver(&self, message: &Message) -> bool {
             self.0.lock().unwrap().push(*message);
+            !self.1.load(Ordering::Relaxed)
         }
     }
 
@@ -336,6 +340,18 @@ mod tests {
         assert_eq!(taken(&sent), 0);
         write(&ioapic, 0x24, 0x8030);
         assert_eq!(taken(&sent), 1);
+    }
+
+    #[test]
+    fn a_level_that_nobody_takes_does_not_wait_for_an_end() {
+        let (sent, ioapic) = machine();
+        sent.1.store(true, Ordering::Relaxed);
+        write(&ioapic, 0x24, 0x8030);
+        ioapic.set_line(10, true);
+        assert_eq!((taken(&sent), read(&ioapic, 0x24)), (1, 0x8030));
+        sent.1.store(false, Ordering::Relaxed);
+        write(&ioapic, 0x24, 0x8030);
+        assert_eq!((taken(&sent), read(&ioapic, 0x24)), (1, 0xc030));
     }
 
     #[test]

@@ -86,6 +86,12 @@ pub struct Message {
 
 /// Where messages go.
 pub trait MessageSink: Send + Sync {
-    /// Delivers `message` to the processors that it concerns.
-    fn send(&self, message: &Message);
+    /// Delivers `message` to the processors that it concerns; whether any
+    /// took it.
+    fn deliver(&self, message: &Message) -> bool;
+
+    /// Delivers `message`, which is lost if nobody takes it.
+    fn send(&self, message: &Message) {
+        self.deliver(message);
+    }
 }
