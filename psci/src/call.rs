@@ -4,7 +4,8 @@ use arm_psci::ErrorCode;
 
 /// "Unknown function", in the result register.
 ///
-/// Sign-extended to 64 bits, as all error codes are here: a caller of the 32-bit convention looks at the lower half only.
+/// Sign-extended to 64 bits, as all error codes are here: a caller of the 32-bit convention looks at the lower half
+/// only.
 pub const NOT_SUPPORTED: u64 = -1_i64 as u64;
 
 /// The registers X0 to X3 of a call. No call that is answered here has more arguments.

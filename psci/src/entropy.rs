@@ -49,8 +49,8 @@ impl EntropyRequest {
         if bits == 0 || bits > most { None } else { Some(Self { bits: bits as u8, wide }) }
     }
 
-    /// X0 to X3 with the wanted number of bits of `entropy`, lowest first; more than that is not handed out. `None` is answered with
-    /// `NO_ENTROPY`, after which guests try again.
+    /// X0 to X3 with the wanted number of bits of `entropy`, lowest first; more than that is not handed out. `None`
+    /// is answered with `NO_ENTROPY`, after which guests try again.
     #[must_use]
     pub fn answer(&self, entropy: Option<[u64; 3]>) -> [u64; 4] {
         let Some([low, middle, high]) = entropy else {

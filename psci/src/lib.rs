@@ -1,8 +1,9 @@
 //! The calls that a guest makes by `HVC`, or by an `SMC` that is trapped: the SMC Calling Convention.
 //!
-//! [`dispatch`] decodes one call from four registers. What needs no knowledge of the virtual machine is answered at once
-//! ([`Response::Return`]); anything else is a request in the words of the machine, with every argument checked and, for calls of the 32-bit
-//! convention, narrowed. The caller does it and puts the outcome into the guest's registers with [`result`] and its neighbours.
+//! [`dispatch`] decodes one call from four registers. What needs no knowledge of the virtual machine is answered at
+//! once ([`Response::Return`]); anything else is a request in the words of the machine, with every argument checked
+//! and, for calls of the 32-bit convention, narrowed. The caller does it and puts the outcome into the guest's
+//! registers with [`result`] and its neighbours.
 //!
 //! | service | specification | here |
 //! |---|---|---|
@@ -12,7 +13,8 @@
 //! | stolen time | DEN0057 | all |
 //! | vendor-specific hypervisor | SMCCC 6.2 | `CALL_UID`, `REVISION`, and the hypervisor's own calls |
 //!
-//! Any other function identifier, fast or yielding, is answered with `NOT_SUPPORTED`: a guest's call never reaches the firmware.
+//! Any other function identifier, fast or yielding, is answered with `NOT_SUPPORTED`: a guest's call never reaches
+//! the firmware.
 
 #![cfg_attr(not(test), no_std)]
 #![forbid(unsafe_code)]

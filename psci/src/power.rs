@@ -1,8 +1,9 @@
 //! The Power State Coordination Interface (DEN0022): what a guest asks of its processors and of its machine.
 //!
-//! Answered, beside the mandatory functions: `AFFINITY_INFO`, `CPU_DEFAULT_SUSPEND`, `PSCI_FEATURES`, `SYSTEM_OFF2` (hibernation),
-//! `SYSTEM_RESET2` (warm reset) and `SYSTEM_SUSPEND`. Not supported: `MIGRATE` and `MIGRATE_INFO_UP_CPU` (there is no trusted OS, and
-//! `MIGRATE_INFO_TYPE` says so), `CPU_FREEZE`, `NODE_HW_STATE`, `PSCI_SET_SUSPEND_MODE`, `PSCI_STAT_*` and `MEM_PROTECT*`.
+//! Answered, beside the mandatory functions: `AFFINITY_INFO`, `CPU_DEFAULT_SUSPEND`, `PSCI_FEATURES`, `SYSTEM_OFF2`
+//! (hibernation), `SYSTEM_RESET2` (warm reset) and `SYSTEM_SUSPEND`. Not supported: `MIGRATE` and
+//! `MIGRATE_INFO_UP_CPU` (there is no trusted OS, and `MIGRATE_INFO_TYPE` says so), `CPU_FREEZE`, `NODE_HW_STATE`,
+//! `PSCI_SET_SUSPEND_MODE`, `PSCI_STAT_*` and `MEM_PROTECT*`.
 
 use arm_psci::{ErrorCode, FunctionId, Mpidr};
 
@@ -19,7 +20,8 @@ pub(crate) const MIGRATION_NOT_REQUIRED: u64 = 2;
 /// Where a processor starts, or goes on after it was powered down: at EL1 in AArch64, with the MMU and caches off.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct EntryPoint {
-    /// The guest's physical address; a multiple of 4. Whether there is memory is for the caller to check (`INVALID_ADDRESS`).
+    /// The guest's physical address; a multiple of 4. Whether there is memory is for the caller to check
+    /// (`INVALID_ADDRESS`).
     pub address: u64,
     /// The value for X0.
     pub context: u64,
@@ -41,7 +43,8 @@ impl EntryPoint {
 pub enum Suspend {
     /// State is kept: the call returns `SUCCESS` at a wake-up event, as `WFI` does.
     Standby,
-    /// State is lost: the processor starts at the entry point after a wake-up event. Answering as for [`Suspend::Standby`] is allowed.
+    /// State is lost: the processor starts at the entry point after a wake-up event. Answering as for
+    /// [`Suspend::Standby`] is allowed.
     PowerDown(EntryPoint),
 }
 
@@ -79,7 +82,8 @@ impl AffinityInstance {
         mpidr & Self::mask(self.level) == self.affinity
     }
 
-    /// The answer of `AFFINITY_INFO`, X0 to X3, from the states of all processors that it contains. None at all: `INVALID_PARAMETERS`.
+    /// The answer of `AFFINITY_INFO`, X0 to X3, from the states of all processors that it contains. None at all:
+    /// `INVALID_PARAMETERS`.
     #[must_use]
     pub fn answer(states: impl IntoIterator<Item = AffinityState>) -> [u64; 4] {
         let combined = states.into_iter().reduce(|a, b| match (a, b) {
@@ -111,7 +115,8 @@ pub enum AffinityState {
 /// What the guest asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PowerRequest {
-    /// `CPU_ON`. Outcomes: success, `INVALID_PARAMETERS` (no such processor), `INVALID_ADDRESS`, `ALREADY_ON`, `ON_PENDING`, `INTERNAL_FAILURE`.
+    /// `CPU_ON`. Outcomes: success, `INVALID_PARAMETERS` (no such processor), `INVALID_ADDRESS`, `ALREADY_ON`,
+    /// `ON_PENDING`, `INTERNAL_FAILURE`.
     CpuOn {
         /// Which processor.
         target: Mpidr,
@@ -135,7 +140,8 @@ pub enum PowerRequest {
         /// For whoever implements the reset.
         cookie: u64,
     },
-    /// `SYSTEM_SUSPEND`: suspend to RAM. Outcomes: starts at the entry point, `DENIED` (another processor is on), `INVALID_ADDRESS`.
+    /// `SYSTEM_SUSPEND`: suspend to RAM. Outcomes: starts at the entry point, `DENIED` (another processor is on),
+    /// `INVALID_ADDRESS`.
     SystemSuspend(EntryPoint),
 }
 

@@ -1,8 +1,8 @@
 //! What an exit of an AArch64 guest means, and what the guest may see of the processor.
 //!
 //! Everything here is a pure function over values: syndromes, instruction words, register encodings, identification
-//! registers and the saved state of a virtual CPU go in; decoded traps, register values and new state come out. Nothing here touches a
-//! register or memory, so all of it runs, and is tested, on the host.
+//! registers and the saved state of a virtual CPU go in; decoded traps, register values and new state come out.
+//! Nothing here touches a register or memory, so all of it runs, and is tested, on the host.
 //!
 //! * [`syndrome`]: the exception class and the instruction-specific syndrome of `ESR_EL2`.
 //! * [`load_store`]: the A64 loads and stores for which a data abort carries no syndrome.

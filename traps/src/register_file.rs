@@ -7,8 +7,8 @@ pub const ZERO_REGISTER: u8 = 31;
 
 /// The value of a general-purpose register after a load of `size` that read `value`.
 ///
-/// Bits of `value` above `size` are ignored. `sign_extend` copies the top bit upwards; `is_64bit` says whether to the width of an X register,
-/// or only to that of a W register, whose upper half becomes zero.
+/// Bits of `value` above `size` are ignored. `sign_extend` copies the top bit upwards; `is_64bit` says whether to the
+/// width of an X register, or only to that of a W register, whose upper half becomes zero.
 #[inline]
 #[must_use]
 pub const fn extend(value: u64, size: AccessSize, sign_extend: bool, is_64bit: bool) -> u64 {
@@ -48,7 +48,8 @@ pub const fn to_memory_order(value: u64, size: AccessSize, big_endian: bool) -> 
     }
 }
 
-/// The value of general-purpose register `number` in `registers` (X0 to X30); the zero register, and every number that does not exist, is zero.
+/// The value of general-purpose register `number` in `registers` (X0 to X30); the zero register, and every number
+/// that does not exist, is zero.
 #[inline]
 #[must_use]
 pub fn read(registers: &[u64; 31], number: u8) -> u64 {

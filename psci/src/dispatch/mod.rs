@@ -66,8 +66,8 @@ pub fn dispatch(call: &Call, features: &Features) -> Response {
     }
 }
 
-/// Whether `function` is a fast call of a service that is answered here: architecture, standard secure (PSCI, TRNG), standard hypervisor
-/// (stolen time), vendor-specific hypervisor.
+/// Whether `function` is a fast call of a service that is answered here: architecture, standard secure (PSCI, TRNG),
+/// standard hypervisor (stolen time), vendor-specific hypervisor.
 const fn is_served(function: u32) -> bool {
     /// Bit 31, fast, and bits 23 to 16, which must be zero. Bit 30 is the convention.
     const FIXED: u32 = 1 << 31 | 0xff << 16;

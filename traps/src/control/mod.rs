@@ -1,8 +1,9 @@
 //! The values of the EL2 registers that decide what a guest's instruction traps to.
 //!
-//! [`GuestControls::new`] builds each of them bit by bit from what the processor has and a few choices. Bits of extensions that the processor
-//! does not have stay zero. What [`crate::identification`] hides is trapped here, wherever the architecture has a trap for it, and the
-//! table of [`crate::system_register`] answers it with UNDEFINED.
+//! [`GuestControls::new`] builds each of them bit by bit from what the processor has and a few choices. Bits of
+//! extensions that the processor does not have stay zero. What [`crate::identification`] hides is trapped here,
+//! wherever the architecture has a trap for it, and the table of [`crate::system_register`] answers it with
+//! UNDEFINED.
 
 use arm_sysregs::el1::registers::{
     IdAa64dfr0El1 as Dfr0, IdAa64isar1El1 as Isar1, IdAa64isar2El1 as Isar2,
@@ -26,7 +27,8 @@ pub struct Choices {
     pub trap_wfi: bool,
     /// `WFE` and `WFET` exit.
     pub trap_wfe: bool,
-    /// Writes of the EL1 translation regime's registers exit: after maintenance by set and way, until the guest switches its caches.
+    /// Writes of the EL1 translation regime's registers exit: after maintenance by set and way, until the guest
+    /// switches its caches.
     pub trap_virtual_memory: bool,
     /// FP, SIMD, SVE: the first use exits, so that their registers are switched only when they are used.
     pub trap_floating_point: bool,
@@ -40,7 +42,8 @@ pub struct Choices {
     pub route_debug_exceptions: bool,
     /// The performance monitors are the guest's own; else they trap.
     pub performance_monitors: bool,
-    /// `PMCR_EL0.N` as the hypervisor reads it: all event counters are the guest's. Must not be less where the processor has PMUv3.
+    /// `PMCR_EL0.N` as the hypervisor reads it: all event counters are the guest's. Must not be less where the
+    /// processor has PMUv3.
     pub event_counters: u8,
     /// The guest has pointer authentication.
     pub pointer_authentication: bool,
@@ -65,8 +68,8 @@ pub struct FineGrainedTraps {
     pub hdfgrtr: HdfgrtrEl2,
     /// `HDFGWTR_EL2`.
     pub hdfgwtr: HdfgwtrEl2,
-    /// FEAT_FGT2: `HFGRTR2_EL2`, `HFGWTR2_EL2`, `HFGITR2_EL2`, `HDFGRTR2_EL2` and `HDFGWTR2_EL2` exist. All are to be zero, which traps
-    /// every extension that they know.
+    /// FEAT_FGT2: `HFGRTR2_EL2`, `HFGWTR2_EL2`, `HFGITR2_EL2`, `HDFGRTR2_EL2` and `HDFGWTR2_EL2` exist. All are to be
+    /// zero, which traps every extension that they know.
     pub second_set: bool,
 }
 
@@ -92,7 +95,8 @@ pub struct GuestControls {
     pub hstr: u64,
     /// `CNTHCTL_EL2`, in the layout that `HCR_EL2.E2H` asks for.
     pub cnthctl: CnthctlEl2,
-    /// `ICC_SRE_EL2`, for a processor with GICv3: `ICC_SRE_EL1` traps, so the hypervisor must have set its `SRE` before.
+    /// `ICC_SRE_EL2`, for a processor with GICv3: `ICC_SRE_EL1` traps, so the hypervisor must have set its `SRE`
+    /// before.
     pub icc_sre: IccSreEl2,
     /// `HCRX_EL2`, if the processor has it.
     pub hcrx: Option<HcrxEl2>,
@@ -139,7 +143,8 @@ impl HcrConstraint {
             .set(HcrEl2::TID5, present.at_least(Encoding::ID_AA64PFR1_EL1, Pfr1::MTE_SHIFT, 2));
         forced_on
             .set(HcrEl2::TID1, present.at_least(Encoding::ID_AA64PFR1_EL1, Pfr1::SME_SHIFT, 1));
-        // Host mode, nested virtualisation, fault injection, allocation tags, default cacheability and disabled hypercalls are no guest's.
+        // Host mode, nested virtualisation, fault injection, allocation tags, default cacheability and disabled
+        // hypercalls are no guest's.
         let mut forced_off = HcrEl2::TGE
             | HcrEl2::NV
             | HcrEl2::NV1
@@ -268,7 +273,8 @@ fn hypervisor_control(host: &IdRegisters, choices: &Choices) -> HcrEl2 {
 }
 
 fn debug_control(present: Present<'_>, choices: &Choices) -> MdcrEl2 {
-    // Zero, so owned by EL2 and trapped: the profiling buffer (E2PB), the trace buffer (E2TB), system PMUs (EnSPM), breakpoint banks (EBWE).
+    // Zero, so owned by EL2 and trapped: the profiling buffer (E2PB), the trace buffer (E2TB), system PMUs (EnSPM),
+    // breakpoint banks (EBWE).
     let mut mdcr = MdcrEl2::TDRA;
     let debugger = choices.route_debug_exceptions;
     mdcr.set(MdcrEl2::TDE, debugger);
@@ -333,8 +339,9 @@ fn extended_control(present: Present<'_>, choices: &Choices) -> Option<HcrxEl2> 
 
 fn fine_grained_traps(present: Present<'_>) -> Option<FineGrainedTraps> {
     present.fine_grained_traps(1).then(|| {
-        // Bits that are named `n...` trap when they are zero, so zero hides branch records, GCS, permission indirection and overlay, and
-        // TPIDR2. The others trap when they are one; only identification registers of hidden extensions need it.
+        // Bits that are named `n...` trap when they are zero, so zero hides branch records, GCS, permission
+        // indirection and overlay, and TPIDR2. The others trap when they are one; only identification registers of
+        // hidden extensions need it.
         let mut hdfgrtr = HdfgrtrEl2::empty();
         hdfgrtr.set(HdfgrtrEl2::PMBIDR_EL1, present.statistical_profiling());
         hdfgrtr.set(HdfgrtrEl2::TRBIDR_EL1, present.trace_buffer());

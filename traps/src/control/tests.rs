@@ -178,7 +178,8 @@ fn a_constraint_wins_over_any_value() {
 
 #[test]
 fn a_guest_never_sees_an_extension_whose_enabling_bit_is_forced_off() {
-    // With the guest's own view as the host, nothing that is still visible needs a bit of its own but pointer authentication.
+    // With the guest's own view as the host, nothing that is still visible needs a bit of its own but pointer
+    // authentication.
     let guest = crate::identification::sanitise(&everything(), &Policy::new(48, true, true));
     let controls =
         GuestControls::new(&guest, &Choices { pointer_authentication: true, ..Choices::default() });

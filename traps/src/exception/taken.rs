@@ -28,15 +28,16 @@ pub enum Exception {
         /// What went wrong.
         status: FaultStatus,
     },
-    /// Another synchronous exception. A class that says "from a lower level" becomes that "from the current level" if the guest was at EL1,
-    /// so a syndrome taken to EL2 can be handed on as it is.
+    /// Another synchronous exception. A class that says "from a lower level" becomes that "from the current level" if
+    /// the guest was at EL1, so a syndrome taken to EL2 can be handed on as it is.
     Synchronous {
         /// The syndrome.
         syndrome: Syndrome,
         /// The value for `FAR_EL1`, for the classes that have one.
         address: Option<u64>,
     },
-    /// An SError with this instruction-specific syndrome (25 bits). The guest's mask, `PSTATE.A`, is for the caller to respect.
+    /// An SError with this instruction-specific syndrome (25 bits). The guest's mask, `PSTATE.A`, is for the caller
+    /// to respect.
     SError {
         /// `ISS` for `ESR_EL1`.
         iss: u32,

@@ -32,7 +32,8 @@ const fn nibble(shift: u32) -> u64 {
 
 /// `ID_PFR0_EL1`: `State0`, `State1`, `State2`, `CSV2` and `DIT`; not `State3`, `AMU` and `RAS`.
 const PFR0: u64 = nibble(0) | nibble(4) | nibble(8) | nibble(16) | nibble(24);
-/// `ID_PFR1_EL1`: `ProgMod`, `Security`, `GenTimer` and `Sec_frac`; not `MProgMod`, `Virtualization`, `Virt_frac` and the host's `GIC`.
+/// `ID_PFR1_EL1`: `ProgMod`, `Security`, `GenTimer` and `Sec_frac`; not `MProgMod`, `Virtualization`, `Virt_frac` and
+/// the host's `GIC`.
 const PFR1: u64 = nibble(0) | nibble(4) | nibble(16) | nibble(20);
 /// `ID_PFR1_EL1.GIC`.
 const PFR1_GIC_SHIFT: u32 = 28;

@@ -57,7 +57,8 @@ const NOT_IMPLEMENTED: u8 = 0b1111;
 const AARCH64_ONLY: u8 = 0b0001;
 /// `ID_AA64PFR0_EL1.EL0`: AArch64 and AArch32.
 const AARCH64_AND_AARCH32: u8 = 0b0010;
-/// `PMUVer` and `PerfMon`: PMUv3 for Armv8.5. Later ones freeze counters by bits of `MDCR_EL2` that stay the hypervisor's.
+/// `PMUVer` and `PerfMon`: PMUv3 for Armv8.5. Later ones freeze counters by bits of `MDCR_EL2` that stay the
+/// hypervisor's.
 const PMUV3_FOR_ARMV8_5: u8 = 0b0110;
 /// `PMUVer` and `PerfMon`: IMPLEMENTATION DEFINED performance monitors, not PMUv3.
 const PMU_IMPLEMENTATION_DEFINED: u8 = 0b1111;
@@ -133,9 +134,9 @@ macro_rules! fields {
 
 /// Every field that can be other than zero in a guest.
 ///
-/// Not here, so hidden: RAS, SVE, SME, MPAM, AMU, RME, Secure EL2, MTE, NMI, GCS, THE, statistical profiling, trace, branch records, ECV, FGT,
-/// VHE, LORegions, nested virtualisation, FEAT_S2FWB, EVT, transactional memory, 64-byte accesses, permission indirection and
-/// overlay, 128-bit descriptors, `TCR2`, `SCTLR2`, `FPMR`, CPA, PAuth_LR.
+/// Not here, so hidden: RAS, SVE, SME, MPAM, AMU, RME, Secure EL2, MTE, NMI, GCS, THE, statistical profiling, trace,
+/// branch records, ECV, FGT, VHE, LORegions, nested virtualisation, FEAT_S2FWB, EVT, transactional memory, 64-byte
+/// accesses, permission indirection and overlay, 128-bit descriptors, `TCR2`, `SCTLR2`, `FPMR`, CPA, PAuth_LR.
 pub(super) static FIELDS: &[Field] = fields! {
     ID_AA64PFR0_EL1: Pfr0 {
         EL0_SHIFT By(exception_level_0);

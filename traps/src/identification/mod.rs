@@ -1,8 +1,9 @@
 //! The identification registers that a guest reads.
 //!
-//! `HCR_EL2.TID3` traps the whole space `op0` = 3, `op1` = 0, `CRn` = 0, `CRm` = 1 to 7. What the guest reads there is computed once per
-//! virtual machine from what the host has and what the hypervisor virtualises: [`sanitise`]. **Default-deny**: a field that is
-//! not listed in [`fields`](self) reads as zero, so an extension that is newer than this table stays hidden until somebody decides about it.
+//! `HCR_EL2.TID3` traps the whole space `op0` = 3, `op1` = 0, `CRn` = 0, `CRm` = 1 to 7. What the guest reads there
+//! is computed once per virtual machine from what the host has and what the hypervisor virtualises: [`sanitise`].
+//! **Default-deny**: a field that is not listed reads as zero, so an extension that is newer than this table stays
+//! hidden until somebody decides about it.
 
 mod aarch32;
 mod fields;
@@ -80,7 +81,8 @@ impl core::fmt::Debug for IdRegisters {
 /// What a virtual machine is given beyond the host's own choice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Policy {
-    /// The size of the guest's physical address space in bits. `PARange` is the smallest that covers it, or the host's if that is less.
+    /// The size of the guest's physical address space in bits. `PARange` is the smallest that covers it, or the
+    /// host's if that is less.
     pub physical_address_bits: u8,
     /// The guest has the system registers of a GICv3, whatever the host says of its own.
     pub interrupt_controller: bool,
@@ -134,7 +136,8 @@ pub fn sanitise(host: &IdRegisters, policy: &Policy) -> IdRegisters {
     guest
 }
 
-/// What two processors both have, field by field, of registers that are [`sanitise`]d already: for a virtual CPU that may move between them.
+/// What two processors both have, field by field, of registers that are [`sanitise`]d already: for a virtual CPU that
+/// may move between them.
 #[must_use]
 pub fn common(a: &IdRegisters, b: &IdRegisters) -> IdRegisters {
     /// "Not implemented" in a signed field: less than any other value.

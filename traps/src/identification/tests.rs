@@ -135,8 +135,8 @@ fn emulator_max() -> IdRegisters {
     ])
 }
 
-/// Apple M1, put together from the published list of its features: AArch64 only, 36-bit physical addresses, no GIC, and performance
-/// monitors of its own.
+/// Apple M1, put together from the published list of its features: AArch64 only, 36-bit physical addresses, no GIC,
+/// and performance monitors of its own.
 fn apple_m1() -> IdRegisters {
     processor(&[
         (Encoding::ID_AA64PFR0_EL1, 0x1101_0000_1011_0111),
@@ -268,7 +268,8 @@ fn the_physical_range_covers_the_guests_and_never_exceeds_the_hosts() {
 
 #[test]
 fn a_host_that_has_everything_gives_nothing_new_away() {
-    // Every field at its highest unsigned value but "not implemented": no limit may be exceeded, no unlisted field may pass.
+    // Every field at its highest unsigned value but "not implemented": no limit may be exceeded, no unlisted field
+    // may pass.
     let host = IdRegisters::from_fn(|_| 0xeeee_eeee_eeee_eeee);
     let guest = sanitise(&host, &USUAL);
     for crm in 4..8 {

@@ -1,12 +1,13 @@
 //! The A64 loads and stores that a data abort reports without a syndrome (`ISV` = 0), decoded from the instruction.
 //!
-//! A device model sees such accesses: pairs, write-back forms and SIMD registers carry no syndrome, and compilers use them on device memory
-//! when drivers are careless. [`decode`] says which registers go where; the caller, who has the registers and can translate the
-//! addresses, performs the accesses in order and then the write-back.
+//! A device model sees such accesses: pairs, write-back forms and SIMD registers carry no syndrome, and compilers use
+//! them on device memory when drivers are careless. [`decode`] says which registers go where; the caller, who has the
+//! registers and can translate the addresses, performs the accesses in order and then the write-back.
 //!
-//! Exclusives, compare-and-swap, atomic read-modify-write, structure loads and stores of SIMD, 64-byte accesses, memory copies, loads
-//! with authentication and memory tags are [`Unsupported`]: on device memory they would be UNPREDICTABLE or fault on hardware too, and
-//! the guest gets an abort. So are forms whose registers overlap in a way that the architecture calls CONSTRAINED UNPREDICTABLE.
+//! Exclusives, compare-and-swap, atomic read-modify-write, structure loads and stores of SIMD, 64-byte accesses,
+//! memory copies, loads with authentication and memory tags are [`Unsupported`]: on device memory they would be
+//! UNPREDICTABLE or fault on hardware too, and the guest gets an abort. So are forms whose registers overlap in a way
+//! that the architecture calls CONSTRAINED UNPREDICTABLE.
 
 mod decoder;
 
@@ -135,8 +136,8 @@ pub struct LoadStore {
 /// The addresses of a load or store, for certain values of its registers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Resolved {
-    /// The virtual address of the first element. Unlike `FAR_EL2`, it is not the one that faulted if that was the second, and it still has
-    /// a tag in its top byte.
+    /// The virtual address of the first element. Unlike `FAR_EL2`, it is not the one that faulted if that was the
+    /// second, and it still has a tag in its top byte.
     pub address: u64,
     /// The new value of the base register, which must be written after the last element was accessed.
     pub write_back: Option<u64>,

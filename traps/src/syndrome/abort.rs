@@ -1,4 +1,5 @@
-//! Data aborts, instruction aborts and their fault status codes (Arm ARM D24.2.40, "ISS encoding for an exception from a Data Abort").
+//! Data aborts, instruction aborts and their fault status codes (Arm ARM D24.2.40, "ISS encoding for an exception
+//! from a Data Abort").
 
 use super::Syndrome;
 use crate::bits::{field, flag};
@@ -177,7 +178,8 @@ impl FaultStatus {
         matches!(self.0, 0b00_1100..=0b00_1111)
     }
 
-    /// Whether memory, not a translation table, answered with an error: an external abort or a parity error, on the access or on a walk.
+    /// Whether memory, not a translation table, answered with an error: an external abort or a parity error, on the
+    /// access or on a walk.
     #[must_use]
     pub const fn is_external(self) -> bool {
         matches!(
@@ -350,7 +352,8 @@ impl DataAbort {
         self.status().has_intermediate_address(self.on_stage1_walk())
     }
 
-    /// Whether the syndrome is enough to emulate the access: a load or store with a valid syndrome and address, not a walk.
+    /// Whether the syndrome is enough to emulate the access: a load or store with a valid syndrome and address, not a
+    /// walk.
     #[inline]
     #[must_use]
     pub const fn is_emulable(self) -> bool {

@@ -128,8 +128,8 @@ classes! {
     BRK64 = 0x3c, "BRK";
     /// Exception of the performance monitors (FEAT_EBEP).
     PROFILING = 0x3d, "performance monitor exception";
-    /// IMPLEMENTATION DEFINED. Apple processors report trapped IMPLEMENTATION DEFINED registers here (`HCR_EL2.TACR`), with the
-    /// syndrome proper in `AFSR1_EL2`.
+    /// IMPLEMENTATION DEFINED. Apple processors report trapped IMPLEMENTATION DEFINED registers here
+    /// (`HCR_EL2.TACR`), with the syndrome proper in `AFSR1_EL2`.
     IMPLEMENTATION_DEFINED = 0x3f, "implementation defined";
 }
 

@@ -1,7 +1,8 @@
 //! The syndrome of an exception taken to EL2: `ESR_EL2` (Arm ARM D24.2.40).
 //!
-//! The hot classes need no more than [`Syndrome::class`], one comparison, and a method such as [`Syndrome::data_abort`]; every method here is a few
-//! shifts. [`Syndrome::decode`] is the whole table, for everything that is not hot, and for reports.
+//! The hot classes need no more than [`Syndrome::class`], one comparison, and a method such as
+//! [`Syndrome::data_abort`]; every method here is a few shifts. [`Syndrome::decode`] is the whole table, for
+//! everything that is not hot, and for reports.
 
 mod abort;
 mod class;
@@ -39,7 +40,8 @@ impl Syndrome {
         Self(esr)
     }
 
-    /// The syndrome of `class`, for a 32-bit instruction (`IL` = 1), with the instruction-specific part `iss` (25 bits; more are cut off).
+    /// The syndrome of `class`, for a 32-bit instruction (`IL` = 1), with the instruction-specific part `iss` (25
+    /// bits; more are cut off).
     #[must_use]
     pub const fn of(class: ExceptionClass, iss: u32) -> Self {
         Self(((class.bits() as u64) << Self::EC_SHIFT) | Self::IL | (iss as u64 & Self::ISS_MASK))

@@ -43,7 +43,8 @@ pub enum WaitKind {
 pub struct WaitTrap {
     /// Which instruction.
     pub kind: WaitKind,
-    /// The number of the register with the deadline, a value of `CNTVCT_EL0`, for `WFIT` and `WFET` where the hardware says (`RV`).
+    /// The number of the register with the deadline, a value of `CNTVCT_EL0`, for `WFIT` and `WFET` where the
+    /// hardware says (`RV`).
     pub deadline: Option<u8>,
     /// When the instruction executes (AArch32).
     pub condition: Condition,

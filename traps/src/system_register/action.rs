@@ -47,8 +47,8 @@ pub enum Action {
     VirtualMemory(Encoding),
     /// A timer or counter, trapped by `CNTHCTL_EL2`.
     Timer(Encoding),
-    /// A debug register, trapped by `MDCR_EL2.TDA` or `TDOSA`. `OSLAR_EL1` and `OSLSR_EL1` come here wherever the processor has the
-    /// double lock: do what the guest asks, on the register itself.
+    /// A debug register, trapped by `MDCR_EL2.TDA` or `TDOSA`. `OSLAR_EL1` and `OSLSR_EL1` come here wherever the
+    /// processor has the double lock: do what the guest asks, on the register itself.
     Debug(Encoding),
     /// A performance monitor register, trapped by `MDCR_EL2.TPM` or `TPMCR`.
     PerformanceMonitor(Encoding),
@@ -88,7 +88,8 @@ struct Row {
     action: Action,
 }
 
-/// `ICC_SRE_EL1` of a guest: `SRE`, `DFB` and `DIB` are set and cannot be cleared. There is no legacy operation and no bypass.
+/// `ICC_SRE_EL1` of a guest: `SRE`, `DFB` and `DIB` are set and cannot be cleared. There is no legacy operation and
+/// no bypass.
 const ICC_SRE_VALUE: u64 = 0b111;
 
 /// Builds the rows.

@@ -5,9 +5,11 @@ use core::fmt;
 use super::names;
 use crate::syndrome::{CoprocessorPair, CoprocessorRegister};
 
-/// The encoding of a system register or system instruction: `op0`, `op1`, `CRn`, `CRm` and `op2`, packed into 16 bits in this order.
+/// The encoding of a system register or system instruction: `op0`, `op1`, `CRn`, `CRm` and `op2`, packed into 16 bits
+/// in this order.
 ///
-/// The order of the packed values is that of the encodings. Every register that a guest can meet has a constant with its name.
+/// The order of the packed values is that of the encodings. Every register that a guest can meet has a constant with
+/// its name.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Encoding(u16);
 
@@ -36,8 +38,8 @@ impl Encoding {
         Self(value as u16)
     }
 
-    /// The AArch64 register behind a coprocessor 15 register that EL0 can reach in AArch32, if that is one which a guest has:
-    /// performance monitors, timers, and maintenance by set and way.
+    /// The AArch64 register behind a coprocessor 15 register that EL0 can reach in AArch32, if that is one which a
+    /// guest has: performance monitors, timers, and maintenance by set and way.
     #[must_use]
     pub const fn from_cp15(register: &CoprocessorRegister) -> Option<Self> {
         let (crm, opc2) = (register.crm, register.opc2);
@@ -70,8 +72,8 @@ impl Encoding {
         }
     }
 
-    /// The AArch64 register behind a coprocessor 14 register that EL0 can reach in AArch32: the debug communications channel, and the
-    /// address of the debug ROM.
+    /// The AArch64 register behind a coprocessor 14 register that EL0 can reach in AArch32: the debug communications
+    /// channel, and the address of the debug ROM.
     #[must_use]
     pub const fn from_cp14(register: &CoprocessorRegister) -> Option<Self> {
         match (register.opc1, register.crn, register.crm, register.opc2) {
@@ -130,7 +132,8 @@ impl Encoding {
         if self.0 >= FIRST && self.0 <= LAST { Some(self.0 as u8 & 63) } else { None }
     }
 
-    /// In the space that the architecture leaves to implementations, and `HCR_EL2.TIDCP` traps: `CRn` = 11 or 15 with `op0` = 1 or 3.
+    /// In the space that the architecture leaves to implementations, and `HCR_EL2.TIDCP` traps: `CRn` = 11 or 15 with
+    /// `op0` = 1 or 3.
     #[must_use]
     pub const fn is_implementation_defined(self) -> bool {
         matches!((self.op0(), self.crn()), (1 | 3, 11 | 15))
@@ -148,8 +151,8 @@ impl Encoding {
         self.op0() == 3 && self.op1() == 3 && self.crn() == 14 && self.crm() >= 8
     }
 
-    /// The name of the register in the Arm ARM, without its number for a family such as `DBGBVR<n>_EL1`; `None` for what has none
-    /// here.
+    /// The name of the register in the Arm ARM, without its number for a family such as `DBGBVR<n>_EL1`; `None` for
+    /// what has none here.
     #[must_use]
     pub fn name(self) -> Option<&'static str> {
         if self.is_debug_comparator() {
