@@ -189,17 +189,22 @@ fn affinity() -> u64 {
     read_register!("mpidr_el1") & smp::AFFINITY
 }
 
+/// Width of guests' physical addresses where the CPU has more: 1 TiB, and a walk of three levels.
+const GUEST_ADDRESS_BITS: u32 = 40;
+
+fn stage2_geometry(features: &Features) -> Result<Geometry, String> {
+    let ids = IdRegisters { mmfr0: features.mmfr0(), mmfr1: features.mmfr1() };
+    let widest = Geometry::choose(ids, None).map_err(text)?;
+    Geometry::choose(ids, Some(widest.input_bits().min(GUEST_ADDRESS_BITS))).map_err(text)
+}
+
 /// Sets up the machine and its guests, and becomes CPU 0 of the hypervisor.
 fn start(platform: &Platform, features: Features, bundle: Option<Region>) -> Result<(), String> {
     let mut others: Vec<&Cpu> =
         platform.cpus.iter().filter(|cpu| cpu.mpidr.get() != affinity()).collect();
     others.truncate(MAX_CPUS - 1);
     let cpus = others.len() + 1;
-    let geometry = Geometry::choose(
-        IdRegisters { mmfr0: features.mmfr0(), mmfr1: features.mmfr1() },
-        None,
-    )
-    .map_err(text)?;
+    let geometry = stage2_geometry(&features)?;
     let vmids = VmidAllocator::new(geometry.vmid_bits(), cpus).map_err(text)?;
     let (controller, maintenance) = open_controller(platform)?;
     controller.init_distributor(Affinity::from_mpidr(affinity())).map_err(text)?;

@@ -1,26 +1,135 @@
-//! tmp
-use bunshin::exit::*;
-use bunshin::address::*;
-use crate::el2::vcpu::El2Vcpu;
+//! HVC and SMC of guests: PSCI and the other services of the SMC Calling
+//! Convention. Nothing reaches the host's firmware.
+
+use bunshin::address::{GuestAddress, VcpuId};
+use bunshin::exit::{Exit, PowerAnswer, PowerRequest};
 use bunshin::vcpu::Power;
+use psci::power::{AffinityInstance, AffinityState, EntryPoint, Suspend};
+use psci::{Call, ErrorCode, Features, Response};
+
+use crate::el2::entropy;
+use crate::el2::stolen_time::StolenTimePage;
+use crate::el2::vcpu::El2Vcpu;
+
 impl El2Vcpu {
+    /// Answers a call whose registers are the guest's X0 to X3.
+    #[inline]
     pub(crate) fn call(&mut self) -> Option<Exit> {
-        let f = self.registers.x[0] as u32;
-        let [_, a, b, c, ..] = self.registers.x;
-        match f {
-            0x8400_0000 => self.registers.x[0] = 0x10001,
-            0x8400_0006 => self.registers.x[0] = 2,
-            0x8400_000a => self.registers.x[0] = match a as u32 { 0x8400_0000|0x8400_0002|0xc400_0003|0xc400_0004|0xc400_0001|0x8400_0008|0x8400_0009|0x8400_000a => 0, _ => u64::MAX },
-            0x8400_0002 => return Some(Exit::Power(PowerRequest::CpuOff)),
-            0xc400_0003 => match self.machine.vcpu_by_mpidr(a) { Some(t) => return Some(Exit::Power(PowerRequest::CpuOn{target: VcpuId(t), entry: GuestAddress(b), context: c})), None => self.registers.x[0] = -2i64 as u64 },
-            0xc400_0004 => match self.machine.vcpu_by_mpidr(a) { Some(t) => { self.registers.x[0] = match self.machine.vcpus.get().unwrap()[t].power() { Power::On => 0, Power::Off => 1, _ => 2}; }, None => self.registers.x[0] = -2i64 as u64 },
-            0x8400_0008 => return Some(Exit::Power(PowerRequest::SystemOff)),
-            0x8400_0009 => return Some(Exit::Power(PowerRequest::SystemReset)),
-            _ => self.registers.x[0] = u64::MAX,
+        let [x0, x1, x2, x3, ..] = self.registers.x;
+        let features = Features {
+            system_suspend: true,
+            entropy: entropy::available(),
+            stolen_time: Some(StolenTimePage::record_address(self.index.get())),
+            ..Features::default()
+        };
+        match psci::dispatch(&Call::new([x0, x1, x2, x3]), &features) {
+            Response::Return(values) => {
+                self.return_values(values);
+                None
+            }
+            Response::Power(request) => self.power(request),
+            Response::Entropy(request) => {
+                let mut bytes = [0; 24];
+                let words = entropy::fill(&mut bytes).then(|| {
+                    let mut words = [0u64; 3];
+                    for (word, chunk) in words.iter_mut().zip(bytes.chunks_exact(8)) {
+                        *word = u64::from_le_bytes(chunk.try_into().unwrap_or_default());
+                    }
+                    words
+                });
+                self.return_values(request.answer(words));
+                None
+            }
+            // No mitigation is offered, so that none is asked for.
+            Response::Mitigate(_) => None,
+            // The features above offer no calls of our own.
+            Response::Vendor(_) => {
+                self.return_values(psci::value(psci::NOT_SUPPORTED));
+                None
+            }
         }
+    }
+
+    #[inline]
+    fn return_values(&mut self, values: [u64; 4]) {
+        for (register, value) in self.registers.x.iter_mut().zip(values) {
+            *register = value;
+        }
+    }
+
+    fn refuse(&mut self, error: ErrorCode) -> Option<Exit> {
+        self.return_values(psci::result(Err(error)));
         None
     }
-    pub(crate) fn answer_power(&mut self, a: PowerAnswer) {
-        self.registers.x[0] = match a { PowerAnswer::Success => 0, PowerAnswer::AlreadyOn => -4, PowerAnswer::OnPending => -5, PowerAnswer::InvalidParameters => -2, PowerAnswer::Denied => -3i64 } as u64;
+
+    /// An entry point in the core's terms, if there is memory.
+    fn entry(&self, entry: EntryPoint) -> Option<(GuestAddress, u64)> {
+        self.machine
+            .is_memory(entry.address)
+            .then_some((GuestAddress(entry.address), entry.context))
+    }
+
+    /// Hands a request of PSCI to the core.
+    fn power(&mut self, request: psci::power::PowerRequest) -> Option<Exit> {
+        use psci::power::PowerRequest as Psci;
+        let request = match request {
+            Psci::CpuOn { target, entry } => {
+                let Some(target) = self.machine.vcpu_by_mpidr(target.into()) else {
+                    return self.refuse(ErrorCode::InvalidParameters);
+                };
+                let Some((entry, context)) = self.entry(entry) else {
+                    return self.refuse(ErrorCode::InvalidAddress);
+                };
+                PowerRequest::CpuOn { target: VcpuId(target), entry, context }
+            }
+            Psci::CpuOff => PowerRequest::CpuOff,
+            Psci::CpuSuspend(Suspend::Standby) => PowerRequest::CpuSuspend { resume: None },
+            Psci::CpuSuspend(Suspend::PowerDown(entry)) => match self.entry(entry) {
+                Some(resume) => PowerRequest::CpuSuspend { resume: Some(resume) },
+                None => return self.refuse(ErrorCode::InvalidAddress),
+            },
+            Psci::AffinityInfo(instance) => {
+                let values = self.affinity_info(&instance);
+                self.return_values(values);
+                return None;
+            }
+            // The guest has saved its memory itself.
+            Psci::SystemOff | Psci::SystemHibernate => PowerRequest::SystemOff,
+            // Warm or cold: the images are loaded anew.
+            Psci::SystemReset | Psci::SystemWarmReset { .. } => PowerRequest::SystemReset,
+            Psci::SystemSuspend(entry) => match self.entry(entry) {
+                Some((entry, context)) => PowerRequest::SystemSuspend { entry, context },
+                None => return self.refuse(ErrorCode::InvalidAddress),
+            },
+        };
+        Some(Exit::Power(request))
+    }
+
+    fn affinity_info(&self, instance: &AffinityInstance) -> [u64; 4] {
+        let handles = self.machine.vcpus.get().map_or(&[][..], |handles| handles);
+        let states = self
+            .machine
+            .mpidrs
+            .iter()
+            .zip(handles)
+            .filter(|(mpidr, _)| instance.contains(**mpidr))
+            .map(|(_, handle)| match handle.power() {
+                Power::On => AffinityState::On,
+                Power::OnPending { .. } => AffinityState::OnPending,
+                Power::Off => AffinityState::Off,
+            });
+        AffinityInstance::answer(states)
+    }
+
+    /// The core's answer to a request of PSCI.
+    pub(crate) fn answer_power(&mut self, answer: PowerAnswer) {
+        let outcome = match answer {
+            PowerAnswer::Success => Ok(()),
+            PowerAnswer::AlreadyOn => Err(ErrorCode::AlreadyOn),
+            PowerAnswer::OnPending => Err(ErrorCode::OnPending),
+            PowerAnswer::InvalidParameters => Err(ErrorCode::InvalidParameters),
+            PowerAnswer::Denied => Err(ErrorCode::Denied),
+        };
+        self.return_values(psci::result(outcome));
     }
 }

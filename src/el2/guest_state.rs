@@ -237,6 +237,26 @@ struct FpRegisters {
     fpsr: u64,
 }
 
+/// Reads vector register `number` of the guest that is loaded.
+pub(crate) fn read_vector(number: u8) -> u128 {
+    let mut registers = FpRegisters { vectors: [0; 32], fpcr: 0, fpsr: 0 };
+    // SAFETY: as in `GuestState::save`.
+    unsafe { save_fp(&raw mut registers) };
+    registers.vectors.get(usize::from(number)).copied().unwrap_or(0)
+}
+
+/// Writes vector register `number` of the guest that is loaded.
+pub(crate) fn write_vector(number: u8, value: u128) {
+    let mut registers = FpRegisters { vectors: [0; 32], fpcr: 0, fpsr: 0 };
+    // SAFETY: as in `GuestState::save`.
+    unsafe { save_fp(&raw mut registers) };
+    if let Some(register) = registers.vectors.get_mut(usize::from(number)) {
+        *register = value;
+    }
+    // SAFETY: as above; every other register goes back as it was.
+    unsafe { restore_fp(&raw const registers) };
+}
+
 /// Everything of one virtual CPU that moves on a switch.
 #[derive(Debug)]
 pub(crate) struct GuestState {

@@ -287,7 +287,7 @@ impl backend::Vcpu for El2Vcpu {
     }
 
     fn refuse_call(&mut self) {
-        self.registers.set(0, u64::MAX);
+        self.registers.set(0, psci::NOT_SUPPORTED);
     }
 
     fn answer(&mut self, answer: PowerAnswer) {
