@@ -1,6 +1,7 @@
 //! Instructions made at run time, to reach every system register by number.
 
 use core::arch::asm;
+use core::fmt;
 use core::sync::atomic::{AtomicU32, Ordering};
 
 use super::exception::{self, Fault};
@@ -115,6 +116,13 @@ impl Encoding {
     /// Whether a read has an effect: it acknowledges an interrupt.
     pub const fn read_acts(self) -> bool {
         self.is_in(0, 12, 8) && self.op2 == 0 || self.is_in(0, 12, 12) && self.op2 == 0
+    }
+}
+
+impl fmt::Display for Encoding {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Encoding { op0, op1, crn, crm, op2 } = self;
+        write!(formatter, "s{op0}_{op1}_c{crn}_c{crm}_{op2}")
     }
 }
 
