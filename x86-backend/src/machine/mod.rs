@@ -31,6 +31,8 @@ pub mod pit;
 pub mod power;
 pub mod registers;
 pub mod rtc;
+#[cfg(test)]
+mod tests;
 pub mod uart16550;
 
 /// The access raises a general-protection exception with error code 0 in the

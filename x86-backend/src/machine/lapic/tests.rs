@@ -1,5 +1,6 @@
 use super::*;
 use alloc::vec::Vec;
+use bunshin::bus::Width;
 use proptest::prelude::*;
 use std::collections::BTreeSet;
 use std::sync::Mutex;
