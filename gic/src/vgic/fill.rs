@@ -1,6 +1,7 @@
 //! Bringing list registers up to date, and taking their contents back.
 
 use super::select::{Candidate, Selection};
+use super::single::fill_single;
 use super::slots::SLOTS;
 use super::{Ask, Vgic};
 use crate::bits::{Ones, bit, low};
@@ -9,7 +10,37 @@ use crate::{Effects, ListRegisters, VcpuIndex, VcpuSet};
 impl Vgic {
     /// Brings the list registers of `vcpu` up to date; to be called before it executes guest code whenever
     /// [`needs_update`](Self::needs_update), on the CPU whose list registers `lrs` are.
+    #[inline]
     pub fn fill(&mut self, vcpu: VcpuIndex, lrs: &mut impl ListRegisters) -> Effects {
+        if self.fill_common(vcpu, lrs) { Effects::NONE } else { self.fill_any(vcpu, lrs) }
+    }
+
+    /// Fills if there is but one thing to do; false if there is more.
+    #[inline(always)]
+    fn fill_common(&mut self, vcpu: VcpuIndex, lrs: &mut impl ListRegisters) -> bool {
+        let Some(cpu) = self.cpus.get_mut(vcpu.get()) else { return false };
+        let ready = cpu.slots.ready;
+        if !ready.is_power_of_two() || cpu.slots.overflow || !cpu.slots.askers.is_empty() {
+            return false;
+        }
+        let number = ready.trailing_zeros() as usize;
+        let Some(share) = cpu.shares.get_mut(number) else { return false };
+        let bank = match number.checked_sub(1) {
+            None => &mut cpu.private,
+            Some(shared) => match self.spis.get_mut(shared) {
+                Some(spis) => &mut spis.bank,
+                None => return false,
+            },
+        };
+        let filled = fill_single(number, bank, share, &mut cpu.slots, self.rules, lrs);
+        if filled {
+            self.unsettled.remove(vcpu);
+        }
+        filled
+    }
+
+    #[inline(never)]
+    fn fill_any(&mut self, vcpu: VcpuIndex, lrs: &mut impl ListRegisters) -> Effects {
         let mut effects = Effects::NONE;
         let Some(cpu) = self.cpus.get(vcpu.get()) else { return effects };
         if !cpu.slots.askers.is_empty() {

@@ -25,6 +25,7 @@ mod line;
 mod redistributor;
 mod select;
 mod sgi;
+mod single;
 mod slots;
 #[cfg(test)]
 mod tests;
@@ -207,10 +208,13 @@ impl Vgic {
     #[must_use]
     pub fn has_deliverable(&self, vcpu: VcpuIndex, priority_mask: u8) -> bool {
         let Some(cpu) = self.cpus.get(vcpu.get()) else { return false };
-        let banks = core::iter::once(&cpu.private).chain(self.spis.iter().map(|spis| &spis.bank));
-        banks.zip(&cpu.shares).any(|(bank, share)| {
-            let waiting = bank.deliverable(self.rules.groups) & share.target;
-            crate::bits::Ones(waiting).any(|lane| bank.priority.get(lane) < priority_mask)
+        // After a fold, whatever could go into a list register is in a bank that is ready.
+        crate::bits::Ones(cpu.slots.ready).any(|number| {
+            let target = cpu.shares.get(number).map_or(0, |share| share.target);
+            self.bank(vcpu, number).is_some_and(|bank| {
+                let waiting = bank.deliverable(self.rules.groups) & target;
+                crate::bits::Ones(waiting).any(|lane| bank.priority.get(lane) < priority_mask)
+            })
         })
     }
 

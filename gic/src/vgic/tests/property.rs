@@ -295,7 +295,25 @@ impl Model {
                     self.deactivate(vcpu, intid, source);
                 }
             }
-            Step::Switch { vcpu } => self.machine.switch(VcpuIndex::new(vcpu)),
+            Step::Switch { vcpu } => {
+                let index = VcpuIndex::new(vcpu);
+                let effects = self.machine.vgic.fold(index, &mut self.machine.cpus[vcpu]);
+                // An SGI that is active from another sender has to wait in software.
+                let expected = self.interrupts.iter().any(|interrupt| {
+                    self.forwarding
+                        && interrupt.vcpu == vcpu
+                        && interrupt.enabled
+                        && interrupt.pending()
+                        && self.interrupts.iter().all(|other| {
+                            other.intid != interrupt.intid
+                                || other.vcpu != vcpu
+                                || other.active.is_none()
+                        })
+                });
+                assert_eq!(self.machine.vgic.has_deliverable(index, 0xff), expected);
+                self.machine.apply(Effects { kick: effects.kick.union(VcpuSet::only(index)) });
+                self.machine.switch(index);
+            }
             Step::ReadState { which, vcpu } => self.read_state(INTERRUPTS[which].0, vcpu),
         }
         self.machine.maintain();

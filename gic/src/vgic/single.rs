@@ -1,0 +1,71 @@
+//! The common case of a fill, in a few dozen instructions: one interrupt has become pending, and either it is in no list
+//! register, or in one that the guest has emptied since. Whatever is out of the ordinary is left to the general way.
+
+use super::bank::Bank;
+use super::slots::{Share, Slot, Slots};
+use super::view::Rules;
+use crate::bits::bit;
+use crate::{IntId, ListRegister, ListRegisters, State};
+
+/// Fills if all there is to do is to list one pending interrupt of bank `number`, which is the only one that is ready.
+/// False if there is more to it; then nothing has changed.
+#[inline(always)]
+pub(super) fn fill_single(
+    number: usize,
+    bank: &mut Bank,
+    share: &mut Share,
+    slots: &mut Slots,
+    rules: Rules,
+    lrs: &mut impl ListRegisters,
+) -> bool {
+    let touched = bank.touched & share.resident;
+    let forwarded = bank.forwarded(rules.groups) & share.target;
+    let mask = touched | (bank.pending() & forwarded & !(bank.active | bank.resident));
+    let changed_by_guest = bank.drop_pending | bank.drop_active | bank.raise_active;
+    let unusual = (mask & (changed_by_guest | !bank.latched | !forwarded | bank.line()))
+        | bank.release
+        | (share.active & !bank.resident);
+    if !mask.is_power_of_two() || unusual != 0 {
+        return false;
+    }
+    let lane = mask.trailing_zeros() as usize;
+    if rules.sgi_sources && IntId::from_parts(number, lane).is_sgi() {
+        return false;
+    }
+    let busy = bank.busy & mask != 0;
+    if busy && !rules.hardware_deactivation {
+        return false;
+    }
+    let n = if touched == 0 {
+        let slot = Slot { bank: number as u8, lane: lane as u8, source: 0 };
+        let Some(n) = slots.take(lrs.count(), slot) else { return false };
+        bank.slot.set(lane, n as u8);
+        bank.resident |= mask;
+        share.resident |= mask;
+        n
+    } else {
+        let n = usize::from(bank.slot.get(lane));
+        // If the physical interrupt was active before, and did not come again, it has to be looked at.
+        if (busy && bank.recurred & mask == 0) || !lrs.read(n).state.is_invalid() {
+            return false;
+        }
+        bank.touched &= !mask;
+        bank.recurred &= !mask;
+        bank.listed_active &= !mask;
+        n
+    };
+    bank.latched &= !mask;
+    bank.listed_latch |= mask;
+    slots.ready &= !bit(number);
+    let value = ListRegister {
+        intid: IntId::from_parts(number, lane),
+        state: State { pending: true, active: false },
+        physical: if busy { Some(bank.physical.get(lane)) } else { None },
+        priority: bank.priority.get(lane),
+        group1: bank.group1 & mask != 0,
+        eoi_maintenance: false,
+        source: 0,
+    };
+    lrs.write(n, &value);
+    true
+}
