@@ -140,7 +140,13 @@ pub(super) fn affinities() -> Verdict {
 
 pub(super) fn hidden() -> Verdict {
     let pfr0 = mrs!("id_aa64pfr0_el1");
-    check_eq!(id_field(pfr0, 4), id_field(pfr0, 0), "EL1 and EL0 in ID_AA64PFR0_EL1");
+    // A hypervisor may keep AArch32 to EL0.
+    check!(
+        (1..=id_field(pfr0, 0)).contains(&id_field(pfr0, 4)),
+        "EL1 is {} and EL0 {} in ID_AA64PFR0_EL1",
+        id_field(pfr0, 4),
+        id_field(pfr0, 0)
+    );
     for (name, register, low) in [
         ("EL2", pfr0, 8),
         ("EL3", pfr0, 12),
