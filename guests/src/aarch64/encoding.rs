@@ -115,7 +115,7 @@ impl Encoding {
 
     /// Whether a read has an effect: it acknowledges an interrupt.
     pub const fn read_acts(self) -> bool {
-        self.is_in(0, 12, 8) && self.op2 == 0 || self.is_in(0, 12, 12) && self.op2 == 0
+        self.op2 == 0 && (self.is_in(0, 12, 8) || self.is_in(0, 12, 12))
     }
 }
 

@@ -133,15 +133,17 @@ pub(super) struct Expectation {
 }
 
 impl Expectation {
-    pub(super) const NEW: Expectation = Expectation {
-        armed: AtomicBool::new(false),
-        taken: AtomicU32::new(0),
-        esr: AtomicU64::new(0),
-        far: AtomicU64::new(0),
-        elr: AtomicU64::new(0),
-        hook: AtomicUsize::new(0),
-        interrupt: AtomicUsize::new(0),
-    };
+    pub(super) const fn new() -> Self {
+        Expectation {
+            armed: AtomicBool::new(false),
+            taken: AtomicU32::new(0),
+            esr: AtomicU64::new(0),
+            far: AtomicU64::new(0),
+            elr: AtomicU64::new(0),
+            hook: AtomicUsize::new(0),
+            interrupt: AtomicUsize::new(0),
+        }
+    }
 
     fn record(&self, frame: &Frame, esr: u64) {
         if self.taken.fetch_add(1, Ordering::Relaxed) == 0 {

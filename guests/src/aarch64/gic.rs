@@ -65,7 +65,7 @@ pub mod gicc {
     pub const RPR: u64 = 0x14;
     /// Highest pending interrupt.
     pub const HPPIR: u64 = 0x18;
-    /// Active priorities.
+    /// Active priorities, 4 words, and then those of group 1 at 0xe0.
     pub const APR: u64 = 0xd0;
     /// Implementer.
     pub const IIDR: u64 = 0xfc;
@@ -167,10 +167,10 @@ pub fn redistributor(index: usize) -> Option<u64> {
 
 /// Base of the frame whose registers configure an interrupt for this CPU.
 fn frame(interrupt: u32) -> u64 {
-    if interrupt < FIRST_SPI {
-        if let Some(base) = redistributor(smp::index()) {
-            return base + gicr::SGI_FRAME;
-        }
+    if interrupt < FIRST_SPI
+        && let Some(base) = redistributor(smp::index())
+    {
+        return base + gicr::SGI_FRAME;
     }
     distributor()
 }
@@ -475,7 +475,11 @@ pub fn reset_cpu() {
         mmio::write32(base + gicd::IPRIORITYR + quarter * 4, priorities);
     }
     match cpu_interface() {
-        Some(base) => mmio::write32(base + gicc::APR, 0),
+        Some(base) => {
+            for word in 0..8 {
+                mmio::write32(base + gicc::APR + word * 4, 0);
+            }
+        }
         None => msr!("icc_ap1r0_el1", 0),
     }
     split_end(false);

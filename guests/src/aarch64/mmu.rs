@@ -63,7 +63,9 @@ use descriptor::{DEVICE, RAM, TABLE, VALID};
 pub struct Table([AtomicU64; ENTRIES]);
 
 impl Table {
-    const EMPTY: Table = Table([const { AtomicU64::new(0) }; ENTRIES]);
+    const fn empty() -> Self {
+        Table([const { AtomicU64::new(0) }; ENTRIES])
+    }
 
     /// Physical and virtual address.
     pub fn address(&self) -> u64 {
@@ -87,15 +89,15 @@ pub(super) static BOOT_ROOT: Table = {
     let mut index = 0;
     while index < ENTRIES {
         let kind = if index >= 1 && index < 9 { RAM } else { DEVICE };
-        table[index] = AtomicU64::new(index as u64 * GIB | kind);
+        table[index] = AtomicU64::new((index as u64 * GIB) | kind);
         index += 1;
     }
     Table(table)
 };
 
 /// The root in use, one entry for each gibibyte.
-pub static ROOT: Table = Table::EMPTY;
-static MIDDLE: [Table; MIXED] = [Table::EMPTY; MIXED];
+pub static ROOT: Table = Table::empty();
+static MIDDLE: [Table; MIXED] = [const { Table::empty() }; MIXED];
 
 /// Where RAM appears once more from this address on, read-only and for EL0 too.
 pub const USER_ALIAS: u64 = 256 * GIB;

@@ -32,17 +32,19 @@ pub struct Record {
 }
 
 impl Record {
-    const NEW: Record = Record {
-        stack: AtomicU64::new(0),
-        root: AtomicU64::new(0),
-        state: AtomicU32::new(OFF),
-        index: AtomicUsize::new(0),
-        job: AtomicUsize::new(0),
-        argument: AtomicU64::new(0),
-        result: AtomicU64::new(0),
-        entry: [const { AtomicU64::new(0) }; 3],
-        expectation: Expectation::NEW,
-    };
+    const fn new() -> Self {
+        Record {
+            stack: AtomicU64::new(0),
+            root: AtomicU64::new(0),
+            state: AtomicU32::new(OFF),
+            index: AtomicUsize::new(0),
+            job: AtomicUsize::new(0),
+            argument: AtomicU64::new(0),
+            result: AtomicU64::new(0),
+            entry: [const { AtomicU64::new(0) }; 3],
+            expectation: Expectation::new(),
+        }
+    }
 
     pub(super) fn note_entry(&self, state: EntryState) {
         for (slot, value) in self.entry.iter().zip([state.sctlr, state.daif, state.el]) {
@@ -72,7 +74,7 @@ pub fn entry_state(index: usize) -> EntryState {
     }
 }
 
-static RECORDS: [Record; MAX_CPUS] = [Record::NEW; MAX_CPUS];
+static RECORDS: [Record; MAX_CPUS] = [const { Record::new() }; MAX_CPUS];
 
 unsafe extern "C" {
     fn secondary_entry();

@@ -162,7 +162,7 @@ mod guest {
             // The redistributors repeat every 0x2_0000 bytes.
             let store = random.below(2) == 0
                 && !window.spared.contains(&(offset % 0x2_0000))
-                && !window.spared.contains(&(offset % 0x2_0000 & !3));
+                && !window.spared.contains(&((offset % 0x2_0000) & !3));
             let address = window.base + offset;
             exception::catch(|| match (store, shift) {
                 (false, 0) => _ = mmio::read8(address),
@@ -184,7 +184,7 @@ mod guest {
         for _ in 0..rounds {
             let address = HOLE + random.below(1 << 24);
             exception::fault_of(|| mmio::write32(address, 1));
-            let address = machine().ram.end + random.below(1 << 36) & !7;
+            let address = (machine().ram.end + random.below(1 << 36)) & !7;
             exception::fault_of(|| _ = mmio::read64(address));
             let address = random.next();
             exception::fault_of(|| _ = mmio::read8(address | 1 << 47));
@@ -226,6 +226,18 @@ mod guest {
         gic::reset_cpu();
     }
 
+    /// A hint, and waits with a time-out that has passed, undefined where they are absent.
+    fn wait_with_timeout() {
+        // SAFETY: no effect on memory.
+        unsafe { asm!("yield", ".inst 0xd5031001", ".inst 0xd5031021", options(nostack)) };
+    }
+
+    /// Translates an address for EL1.
+    fn translate(address: u64) {
+        // SAFETY: changes nothing but PAR_EL1.
+        unsafe { asm!("at s1e1r, {}", "isb", in(reg) address, options(nostack)) };
+    }
+
     /// A job: waits in every way, with a timer that is about to fire or has fired.
     fn waits(rounds: u64) -> u64 {
         let mut random = random(6);
@@ -237,12 +249,7 @@ mod guest {
                 0 => cpu::wait_for_interrupt(),
                 1 => cpu::relax(),
                 2 => cpu::wake_others(),
-                // SAFETY: a hint, and the same for EL0 time-outs, undefined where they are absent.
-                3 => {
-                    _ = exception::fault_of(|| unsafe {
-                        asm!("yield", ".inst 0xd5031001", ".inst 0xd5031021", options(nostack));
-                    })
-                }
+                3 => _ = exception::fault_of(wait_with_timeout),
                 _ => _ = psci::call(function::CPU_SUSPEND | function::CALL_64, 0, 0, 0),
             }
             Timer::Virtual.set_control(0);
@@ -319,12 +326,7 @@ mod guest {
                 0 => _ = exception::fault_of(|| _ = mmio::read32(address)),
                 1 => _ = exception::fault_of(|| mmio::write64(address, 1)),
                 2 => _ = encoding::call(address & !3, 0),
-                // SAFETY: translates, and changes nothing but PAR_EL1.
-                _ => {
-                    _ = exception::fault_of(|| unsafe {
-                        asm!("at s1e1r, {}", "isb", in(reg) address, options(nostack));
-                    })
-                }
+                _ => _ = exception::fault_of(|| translate(address)),
             }
             msr!("tcr_el1", tcr);
             // SAFETY: forgets translations of the upper range, which nothing uses.

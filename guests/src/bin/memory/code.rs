@@ -88,7 +88,7 @@ pub(super) fn cross_modifying() -> Verdict {
         for other in smp::others() {
             let value = round * 10 + other as u16;
             write(value);
-            let found = smp::run(other, |place| call(place), place());
+            let found = smp::run(other, call, place());
             check_eq!(found, Some(u64::from(value)), "CPU {other}");
         }
     }

@@ -11,6 +11,9 @@ use guests::{check, check_eq, mrs, println};
 
 const PAGE: u64 = 4096;
 
+/// Something done to an address.
+type Access = fn(u64);
+
 /// Addresses where the `virt` machine has nothing.
 pub(super) fn hole_addresses() -> [u64; 5] {
     let end = machine().ram.end;
@@ -40,7 +43,7 @@ pub(super) fn bounds() -> Verdict {
 
 pub(super) fn holes() -> Verdict {
     const WNR: u64 = 1 << 6;
-    let accesses: [(&str, bool, fn(u64)); 8] = [
+    let accesses: [(&str, bool, Access); 8] = [
         ("8-bit load", false, |a| _ = mmio::read8(a)),
         ("16-bit load", false, |a| _ = mmio::read16(a)),
         ("32-bit load", false, |a| _ = mmio::read32(a)),
@@ -183,13 +186,13 @@ macro_rules! operation {
                 unsafe {
                     asm!(concat!($instruction, ", {}"), in(reg) address, options(nostack));
                 }
-            }) as fn(u64),
+            }) as Access,
         )
     };
 }
 
 /// Cache operations by address.
-pub(super) const OPERATIONS: [(&str, fn(u64)); 5] = [
+pub(super) const OPERATIONS: [(&str, Access); 5] = [
     operation!("dc civac"),
     operation!("dc cvac"),
     operation!("dc cvau"),
@@ -276,7 +279,7 @@ static ROUND: AtomicU64 = AtomicU64::new(0);
 
 pub(super) fn first_touch() -> Verdict {
     // Half of the pages remain for the other CPUs to touch first.
-    let half = |page: &u64| page / PAGE % 2 == 0;
+    let half = |page: &u64| (page / PAGE).is_multiple_of(2);
     let free = machine().free_ram();
     let all = || (free.start.next_multiple_of(PAGE)..free.end & !(PAGE - 1)).step_by(PAGE as usize);
     for page in all().filter(half) {
