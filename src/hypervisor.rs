@@ -119,28 +119,32 @@ impl<B: Backend> Hypervisor<B> {
 /// Spreads virtual CPUs over host CPUs: the least loaded of those allowed,
 /// the lowest number first.
 pub struct Placement {
-    load: Vec<usize>,
+    load: Vec<(CpuId, usize)>,
 }
 
 impl Placement {
-    /// A placement on `cpus` empty host CPUs.
-    pub fn new(cpus: usize) -> Self {
-        Placement { load: alloc::vec![0; cpus] }
+    /// A placement on host CPUs that run nothing yet.
+    pub fn new(online: impl IntoIterator<Item = CpuId>) -> Self {
+        Placement { load: online.into_iter().map(|cpu| (cpu, 0)).collect() }
     }
 
     /// Chooses a home for the next virtual CPU. Empty `allowed` means any;
-    /// so does one that names only host CPUs that do not exist.
+    /// so does one that names only host CPUs that are not online.
     pub fn place(&mut self, allowed: &[u32]) -> CpuId {
-        let permitted =
-            |cpu: usize| allowed.is_empty() || allowed.iter().any(|a| *a as usize == cpu);
-        let least = |filter: &dyn Fn(usize) -> bool| {
-            self.load.iter().enumerate().filter(|(i, _)| filter(*i)).min_by_key(|(_, l)| **l)
-        };
-        let cpu = least(&permitted).or_else(|| least(&|_| true)).map_or(0, |(i, _)| i);
-        if let Some(load) = self.load.get_mut(cpu) {
-            *load = load.saturating_add(1);
+        let permitted = |cpu: CpuId| allowed.iter().any(|a| *a as usize == cpu.0);
+        let any = !self.load.iter().any(|(cpu, _)| permitted(*cpu));
+        let least = self
+            .load
+            .iter_mut()
+            .filter(|(cpu, _)| any || permitted(*cpu))
+            .min_by_key(|(_, load)| *load);
+        match least {
+            Some((cpu, load)) => {
+                *load = load.saturating_add(1);
+                *cpu
+            }
+            None => CpuId(0),
         }
-        CpuId(cpu)
     }
 }
 
@@ -150,7 +154,7 @@ mod tests {
 
     #[test]
     fn virtual_cpus_spread_over_the_allowed_host_cpus() {
-        let mut placement = Placement::new(3);
+        let mut placement = Placement::new([0, 1, 2].map(CpuId));
         let homes = [&[][..], &[], &[2], &[], &[9], &[0, 1]].map(|a| placement.place(a).0);
         assert_eq!(homes, [0, 1, 2, 0, 1, 0]);
     }

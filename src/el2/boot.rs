@@ -228,17 +228,20 @@ fn start(platform: &Platform, features: Features, bundle: Option<Region>) -> Res
     console::enable_receive_interrupt();
     let hypervisor = host::set_hypervisor(Hypervisor::new(El2, cpus));
     smp::start(&others, host.conduit, &ARRIVED);
-    let arrived = 1 + ARRIVED.iter().filter(|cpu| cpu.load(Ordering::Acquire)).count();
+    let online: Vec<CpuId> = (0..cpus)
+        .filter(|cpu| *cpu == 0 || ARRIVED.get(*cpu).is_some_and(|a| a.load(Ordering::Acquire)))
+        .map(CpuId)
+        .collect();
     info!(
         "{} of {} CPUs, {} MiB of memory free, {}, E2H={}",
-        arrived,
+        online.len(),
         cpus,
         frames::available() >> 20,
         if host.is_gicv3() { "GICv3" } else { "GICv2" },
         u8::from(host.features.e2h)
     );
     info!("hypervisor heap: {} KiB free", heap::free() >> 10);
-    let mut placement = Placement::new(cpus);
+    let mut placement = Placement::new(online);
     for vm in config.iter().flat_map(|config| &config.vms) {
         match builder::build(hypervisor, &mut placement, vm) {
             Ok(built) => {

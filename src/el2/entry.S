@@ -160,12 +160,14 @@ boot:
 .global secondary_entry
 secondary_entry:
     msr     daifset, #0xf
-    bl      reset_hcr
+    adrp    x2, secondary_boot
+    add     x2, x2, :lo12:secondary_boot
+    ldr     x0, [x2, #24]           // E2H as on the boot CPU
+    msr     hcr_el2, x0
+    isb
     mrs     x0, mpidr_el1
     mov64   x1, 0xff00ffffff
     and     x0, x0, x1
-    adrp    x2, secondary_boot
-    add     x2, x2, :lo12:secondary_boot
     ldp     x3, x4, [x2]            // records, number of them
 1:  cbz     x4, 9b
     ldp     x5, x6, [x3], #24

@@ -33,12 +33,14 @@ struct BootTable {
     records: *const BootRecord,
     count: usize,
     root: u64,
+    /// `HCR_EL2` as the boot CPU has it.
+    hcr: u64,
 }
 
 #[unsafe(no_mangle)]
 #[unsafe(link_section = ".data")]
 static mut secondary_boot: BootTable =
-    BootTable { records: core::ptr::null(), count: 0, root: 0 };
+    BootTable { records: core::ptr::null(), count: 0, root: 0, hcr: 0 };
 
 unsafe extern "C" {
     fn secondary_entry();
@@ -54,8 +56,7 @@ pub(crate) enum Conduit {
 }
 
 /// Prepares the records of `cpus`, whose logical numbers are their indices
-/// plus 1, and starts them one after the other. Gives the number of CPUs that came,
-/// the boot CPU included.
+/// plus 1, and starts them one after the other.
 pub(crate) fn start(cpus: &[&Cpu], conduit: Option<Conduit>, arrived: &'static [AtomicBool]) {
     let size = STACK + mmu::PAGE;
     let count = cpus.len() as u64;
@@ -80,7 +81,12 @@ pub(crate) fn start(cpus: &[&Cpu], conduit: Option<Conduit>, arrived: &'static [
         });
     }
     let records: &'static [BootRecord] = Box::leak(records.into_boxed_slice());
-    let table = BootTable { records: records.as_ptr(), count: records.len(), root: mmu::root() };
+    let table = BootTable {
+        records: records.as_ptr(),
+        count: records.len(),
+        root: mmu::root(),
+        hcr: read_register!("hcr_el2"),
+    };
     // SAFETY: no other CPU reads the table before it is started below.
     unsafe { (&raw mut secondary_boot).write(table) };
     // The new CPUs read all of this with their caches off.
@@ -122,12 +128,15 @@ fn release(cpu: &Cpu, conduit: Option<Conduit>) -> bool {
     }
 }
 
-/// Waits for a CPU to arrive, for a second at the most.
+/// How long a CPU may take to arrive, in seconds.
+const PATIENCE: u64 = 5;
+
+/// Waits for a CPU to arrive.
 fn wait(arrived: &AtomicBool) -> bool {
     let start = read_register!("cntpct_el0");
-    let second = read_register!("cntfrq_el0").max(1_000_000);
+    let limit = read_register!("cntfrq_el0").max(1_000_000).saturating_mul(PATIENCE);
     while !arrived.load(Ordering::Acquire) {
-        if read_register!("cntpct_el0").wrapping_sub(start) > second {
+        if read_register!("cntpct_el0").wrapping_sub(start) > limit {
             return false;
         }
         core::hint::spin_loop();

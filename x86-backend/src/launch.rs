@@ -74,7 +74,7 @@ fn run<E: Engine>(
     log::info!("{} on {cpus} processors", E::NAME);
     let hypervisor = place.call_once(|| Hypervisor::new(X86::new(), cpus));
     decode::warm_up();
-    let mut placement = Placement::new(cpus);
+    let mut placement = Placement::new((0..cpus).map(CpuId));
     let bundle = match info.modules.first() {
         Some(module) => host::memory::module(*module),
         None => give_up(&"no bundle; give one as the first module (`-initrd`, `module2`)"),
