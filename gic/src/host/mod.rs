@@ -11,6 +11,8 @@ mod ich;
 mod mmio;
 mod state;
 mod system;
+#[cfg(test)]
+mod tests;
 pub mod v2;
 pub mod v3;
 

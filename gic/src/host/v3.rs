@@ -85,7 +85,7 @@ impl Distributor {
         self.wait()
     }
 
-    fn wait(&self) -> Result<(), Error> {
+    pub(super) fn wait(&self) -> Result<(), Error> {
         if self.gicd.wait_clear(GICD_CTLR, GicdCtlr::RWP.bits()) {
             Ok(())
         } else {

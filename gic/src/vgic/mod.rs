@@ -13,6 +13,8 @@
 //! The caller holds one lock per VM around every call; nothing here blocks, allocates after [`Vgic::new`], or touches
 //! hardware other than through [`ListRegisters`].
 
+#![forbid(unsafe_code)]
+
 mod bank;
 mod cluster;
 mod config;
@@ -192,6 +194,10 @@ impl Vgic {
     pub fn unloaded(&mut self, vcpu: VcpuIndex) {
         self.loaded.remove(vcpu);
         self.unsettled.remove(vcpu);
+        if let Some(cpu) = self.cpus.get_mut(vcpu.get()) {
+            // The caller makes the physical private interrupts inactive, whatever they were.
+            cpu.private.release = 0;
+        }
     }
 
     /// Whether `vcpu` must [`fill`](Self::fill) before it executes guest code.

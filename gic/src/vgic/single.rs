@@ -1,5 +1,6 @@
-//! The common case of a fill, in a few dozen instructions: one interrupt has become pending, and either it is in no list
-//! register, or in one that the guest has emptied since. Whatever is out of the ordinary is left to the general way.
+//! The common cases of a fill, in a few dozen instructions: one interrupt has become pending, and either it is in no list
+//! register, or in one that the guest has emptied since; or its line has fallen while the guest handles it. Whatever is
+//! out of the ordinary is left to the general way.
 
 use super::bank::Bank;
 use super::slots::{Share, Slot, Slots};
@@ -7,8 +8,8 @@ use super::view::Rules;
 use crate::bits::bit;
 use crate::{IntId, ListRegister, ListRegisters, State};
 
-/// Fills if all there is to do is to list one pending interrupt of bank `number`, which is the only one that is ready.
-/// False if there is more to it; then nothing has changed.
+/// Fills if all there is to do concerns one interrupt of bank `number`, which is the only one that is ready, and is one of
+/// the common cases. False if there is more to it; then nothing has changed.
 #[inline(always)]
 pub(super) fn fill_single(
     number: usize,
@@ -19,10 +20,11 @@ pub(super) fn fill_single(
     lrs: &mut impl ListRegisters,
 ) -> bool {
     let touched = bank.touched & share.resident;
-    let forwarded = bank.forwarded(rules.groups) & share.target;
-    let mask = touched | (bank.pending() & forwarded & !(bank.active | bank.resident));
+    let waiting = bank.pending();
+    let forwarded = waiting & bank.forwarded(rules.groups) & share.target;
+    let mask = touched | (forwarded & !(bank.active | bank.resident));
     let changed_by_guest = bank.drop_pending | bank.drop_active | bank.raise_active;
-    let unusual = (mask & (changed_by_guest | !bank.latched | !forwarded | bank.line()))
+    let unusual = (mask & (changed_by_guest | (waiting & !forwarded)))
         | bank.release
         | (share.active & !bank.resident);
     if !mask.is_power_of_two() || unusual != 0 {
@@ -36,6 +38,7 @@ pub(super) fn fill_single(
     if busy && !rules.hardware_deactivation {
         return false;
     }
+    let pending = forwarded & mask != 0;
     let n = if touched == 0 {
         let slot = Slot { bank: number as u8, lane: lane as u8, source: 0 };
         let Some(n) = slots.take(lrs.count(), slot) else { return false };
@@ -46,24 +49,31 @@ pub(super) fn fill_single(
     } else {
         let n = usize::from(bank.slot.get(lane));
         // If the physical interrupt was active before, and did not come again, it has to be looked at.
-        if (busy && bank.recurred & mask == 0) || !lrs.read(n).state.is_invalid() {
+        if busy && bank.recurred & mask == 0 {
+            return false;
+        }
+        let expected =
+            if pending { State::INVALID } else { State { pending: false, active: true } };
+        if lrs.read(n).state != expected {
             return false;
         }
         bank.touched &= !mask;
         bank.recurred &= !mask;
-        bank.listed_active &= !mask;
+        bank.listed_latch &= !mask;
+        bank.listed_active =
+            if pending { bank.listed_active & !mask } else { bank.listed_active | mask };
         n
     };
+    bank.listed_latch |= bank.latched & mask;
     bank.latched &= !mask;
-    bank.listed_latch |= mask;
     slots.ready &= !bit(number);
     let value = ListRegister {
         intid: IntId::from_parts(number, lane),
-        state: State { pending: true, active: false },
+        state: State { pending, active: !pending },
         physical: if busy { Some(bank.physical.get(lane)) } else { None },
         priority: bank.priority.get(lane),
         group1: bank.group1 & mask != 0,
-        eoi_maintenance: false,
+        eoi_maintenance: bank.line() & mask != 0,
         source: 0,
     };
     lrs.write(n, &value);

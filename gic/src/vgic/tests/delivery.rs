@@ -156,7 +156,7 @@ fn an_sgi_sent_while_active_is_delivered_after_its_end() {
 }
 
 #[test]
-fn an_sgi_to_self_costs_one_read_and_two_writes_of_list_registers() {
+fn an_sgi_to_self_costs_one_read_and_one_write_of_list_registers() {
     for version in BOTH {
         let mut machine = Machine::started(version, 1, 4);
         machine.enable(V0, 5);

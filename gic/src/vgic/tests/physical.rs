@@ -184,3 +184,45 @@ fn resetting_a_vcpu_gives_its_timer_back() {
     fire(&mut machine, ppi(V1, TIMER), 1, TIMER);
     assert_eq!(machine.acknowledge(V1), Some(TIMER));
 }
+
+#[test]
+fn the_physical_state_of_a_timer_moves_with_its_vcpu() {
+    for version in BOTH {
+        let mut machine = with_timer(version, true);
+        machine.enable(V0, TIMER);
+        fire(&mut machine, ppi(V0, TIMER), 0, TIMER);
+        assert_eq!(machine.acknowledge(V0), Some(TIMER));
+        let _ = machine.vgic.fold(V0, &mut machine.cpus[0]);
+        machine.vgic.unloaded(V0);
+        assert!(machine.vgic.is_physical_active(ppi(V0, TIMER)));
+        machine.cpus[0].physical.clear();
+        // The guest, on another vCPU, deactivates it; nothing physical is active that could be.
+        if version == Version::V3 {
+            let frame = Frame::Redistributor(V0);
+            let _ = machine.vgic.write(frame, V1, SGI_BASE + ICACTIVER, Width::Word, 1 << TIMER);
+            assert!(!machine.vgic.is_physical_active(ppi(V0, TIMER)));
+        }
+        machine.vgic.loaded(V0);
+        if machine.vgic.is_physical_active(ppi(V0, TIMER)) {
+            machine.cpus[0].physical.insert(TIMER);
+        }
+        let effects = machine.vgic.fill(V0, &mut machine.cpus[0]);
+        machine.apply(effects);
+        machine.end(V0, TIMER);
+        assert!(machine.cpus[0].physical.is_empty(), "{version:?}");
+    }
+}
+
+#[test]
+fn a_line_that_falls_in_the_handler_costs_one_read_and_one_write() {
+    for version in BOTH {
+        let mut machine = Machine::started(version, 1, 4);
+        machine.set_up(40, V0);
+        machine.level(spi(40), true);
+        assert_eq!(machine.acknowledge(V0), Some(40));
+        (machine.cpus[0].reads, machine.cpus[0].writes) = (0, 0);
+        machine.level(spi(40), false);
+        assert_eq!((machine.cpus[0].reads, machine.cpus[0].writes), (1, 1), "{version:?}");
+        assert_eq!(machine.read(V0, ISACTIVER + 4), 1 << 8);
+    }
+}
