@@ -16,8 +16,9 @@ static APIC_FREQUENCY: AtomicU64 = AtomicU64::new(0);
 
 /// Frequency of the i8254 (1.193182 MHz).
 const PIT_FREQUENCY: u64 = 1_193_182;
-/// Ticks of one calibration run, about 10 ms.
-const PIT_TICKS: u16 = 11_932;
+/// Ticks of one calibration run, about 50 ms: as long as the counter allows, so
+/// that what disturbs a run weighs little.
+const PIT_TICKS: u16 = 59_660;
 /// Calibration runs, of which the shortest is believed: whatever disturbs a
 /// run makes it longer.
 const RUNS: u32 = 4;
