@@ -12,6 +12,8 @@ use x86_backend::state::{Registers, SegmentName};
 pub(crate) enum Cause {
     /// An interrupt of the host waits, or was taken.
     HostInterrupt,
+    /// A non-maskable interrupt of the host was taken.
+    HostNmi,
     /// The guest takes interrupts now, as was asked for.
     InterruptWindow,
     /// The guest takes non-maskable interrupts again.
@@ -129,10 +131,22 @@ pub(crate) enum Field {
     GsBase,
 }
 
+/// What guests may use beside what the processor has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Features {
+    /// RDTSCP and RDPID.
+    pub(crate) rdtscp: bool,
+    /// INVPCID.
+    pub(crate) invpcid: bool,
+}
+
 /// One virtual CPU on one vendor's hardware.
 pub(crate) trait Engine: Send + Sized + 'static {
     /// Name for the log.
     const NAME: &'static str;
+
+    /// What guests may use on this machine.
+    fn features() -> Features;
 
     /// Makes the control structures of a virtual CPU. `tables` is the root
     /// of the second translation stage.
@@ -202,6 +216,10 @@ pub(crate) trait Engine: Send + Sized + 'static {
 
     /// Writes a control register as the guest's `MOV` does; false for #GP.
     fn write_control(&mut self, control: u8, value: u64) -> bool;
+
+    /// Gives the hardware the four page-directory pointers of a guest with PAE
+    /// paging, after a control register was written for it.
+    fn set_directory_pointers(&mut self, entries: [u64; 4]);
 
     /// Forgets cached translations of the guest.
     fn flush(&mut self);

@@ -15,8 +15,8 @@ use bunshin::vcpu::VcpuHandle;
 use bunshin::vm::Vm;
 use spin::Once;
 use x86_backend::boot_info::BootInfo;
-use x86_backend::machine::decode;
 use x86_backend::machine::cpuid::{Cpuid, Facts, Registers};
+use x86_backend::machine::decode;
 use x86_backend::paging::{Kind, Nested};
 
 use crate::backend::X86;
@@ -27,15 +27,15 @@ use crate::ram::Ram;
 use crate::svm::{self, Svm};
 use crate::vcpu::{ADDRESS_BITS, BUS_KHZ, X86Vcpu, timer_clock};
 use crate::vm::Pc;
+use crate::vmx::{self, Vmx};
 
-/// CPUID leaf 1 ECX: VT-x.
-const CPUID_VMX: u32 = 1 << 5;
 /// CPUID 8000_0001h EDX: pages of 1 GiB.
 const CPUID_HUGE_PAGES: u32 = 1 << 26;
 /// CPUID 8000_0007h EDX: invariant time-stamp counter.
 const CPUID_INVARIANT_TSC: u32 = 1 << 8;
 
 static SVM: Once<Hypervisor<X86<Svm>>> = Once::new();
+static VMX: Once<Hypervisor<X86<Vmx>>> = Once::new();
 
 /// Sets everything up and runs on the first host CPU.
 pub(crate) fn launch(info: &BootInfo, cpus: usize) -> ! {
@@ -45,14 +45,17 @@ pub(crate) fn launch(info: &BootInfo, cpus: usize) -> ! {
             run(&SVM, info, cpus, Kind::Npt)
         }
         Err(Some(missing)) => give_up(&missing),
-        Err(None) => {
-            if __cpuid(1).ecx & CPUID_VMX == 0 {
-                give_up(
-                    &"this processor has neither AMD-V (CPUID 8000_0001h ECX bit 2) nor VT-x (CPUID 1 ECX bit 5)",
-                )
-            }
-            give_up(&"VT-x")
+        Err(None) => {}
+    }
+    match vmx::probe() {
+        Ok(()) => {
+            vmx::enable();
+            run(&VMX, info, cpus, Kind::Ept)
         }
+        Err(Some(missing)) => give_up(&missing),
+        Err(None) => give_up(
+            &"this processor has neither AMD-V (CPUID 8000_0001h ECX bit 2) nor VT-x (CPUID 1 ECX bit 5)",
+        ),
     }
 }
 
@@ -60,6 +63,10 @@ pub(crate) fn launch(info: &BootInfo, cpus: usize) -> ! {
 pub(crate) fn join() -> ! {
     if let Some(hypervisor) = SVM.get() {
         svm::enable();
+        Cpu::new(hypervisor, PerCpu::current().id).run()
+    }
+    if let Some(hypervisor) = VMX.get() {
+        vmx::enable();
         Cpu::new(hypervisor, PerCpu::current().id).run()
     }
     give_up(&"a processor came before its time")
@@ -116,7 +123,11 @@ fn make_vm<E: Engine>(
     placement: &mut Placement,
     kind: Kind,
 ) -> Result<(Arc<Vm<X86<E>>>, Vec<X86Vcpu<E>>), &'static str> {
-    let huge = __cpuid(0x8000_0001).edx & CPUID_HUGE_PAGES != 0;
+    let huge = match kind {
+        Kind::Npt => __cpuid(0x8000_0001).edx & CPUID_HUGE_PAGES != 0,
+        Kind::Ept => vmx::huge_pages(),
+    };
+    let features = E::features();
     let physical_bits = __cpuid(0x8000_0008).eax & 0xff;
     let ram = Ram::new(config.memory, Nested { kind, huge, physical_bits })?;
     let facts = Facts {
@@ -125,8 +136,8 @@ fn make_vm<E: Engine>(
         bus_khz: BUS_KHZ,
         address_bits: ADDRESS_BITS,
         invariant_tsc: __cpuid(0x8000_0007).edx & CPUID_INVARIANT_TSC != 0,
-        invpcid: true,
-        rdtscp: host::msr::has_tsc_aux(),
+        invpcid: features.invpcid,
+        rdtscp: features.rdtscp,
         xsaves: false,
         xcr0: host::components(),
     };

@@ -4,6 +4,7 @@
 extern crate alloc;
 
 pub mod boot_info;
+pub mod controls;
 pub mod event;
 pub mod machine;
 pub mod paging;

@@ -22,6 +22,8 @@ mod svm;
 mod vcpu;
 #[cfg(all(target_arch = "x86_64", target_os = "none"))]
 mod vm;
+#[cfg(all(target_arch = "x86_64", target_os = "none"))]
+mod vmx;
 
 /// On a development machine there is nothing to run.
 #[cfg(not(all(target_arch = "x86_64", target_os = "none")))]

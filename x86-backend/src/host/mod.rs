@@ -8,6 +8,7 @@ mod entry;
 mod faults;
 mod firmware;
 mod fpu;
+mod legacy;
 pub(crate) mod memory;
 pub(crate) mod msr;
 mod paging;
@@ -36,6 +37,23 @@ pub(crate) fn serve_interrupts() {
     x86_64::instructions::interrupts::enable();
     x86_64::instructions::nop();
     x86_64::instructions::interrupts::disable();
+}
+
+/// Serves a non-maskable interrupt that ended a guest's run.
+pub(crate) fn serve_nmi() {
+    // SAFETY: the gate of the non-maskable interrupt leads to its handler, which returns.
+    unsafe { core::arch::asm!("int 2", options(nomem)) }
+}
+
+/// CR2, which the hypervisor changes only when it dies.
+pub(crate) fn read_cr2() -> u64 {
+    x86_64::registers::control::Cr2::read_raw()
+}
+
+/// Sets CR2.
+pub(crate) fn write_cr2(value: u64) {
+    // SAFETY: the hypervisor reads CR2 only after a page fault of its own, which sets it.
+    unsafe { core::arch::asm!("mov cr2, {}", in(reg) value, options(nomem, nostack)) }
 }
 
 /// Waits until an interrupt has been served.

@@ -9,7 +9,7 @@ use x86_64::VirtAddr;
 use x86_64::registers::model_specific::GsBase;
 
 use super::timer::Timer;
-use crate::svm;
+use crate::{svm, vmx};
 
 /// State of the processor that runs; interrupt handlers of the same processor
 /// use it too, so everything changeable is a [`Cell`] that is read or written
@@ -24,6 +24,10 @@ pub(crate) struct PerCpu {
     pub(crate) timer: Timer,
     /// What AMD-V keeps on it.
     pub(crate) svm: svm::Processor,
+    /// What VT-x keeps on it.
+    pub(crate) vmx: vmx::Processor,
+    /// Selector and base of its task state.
+    pub(crate) task: Cell<(u16, u64)>,
     /// Non-maskable interrupts that came.
     pub(crate) nmis: Cell<u64>,
     /// Interrupts that came on vectors nobody uses.
@@ -38,6 +42,8 @@ impl PerCpu {
             id,
             timer: Timer::new(),
             svm: svm::Processor::new(),
+            vmx: vmx::Processor::new(),
+            task: Cell::new((0, 0)),
             nmis: Cell::new(0),
             spurious: Cell::new(0),
         }));

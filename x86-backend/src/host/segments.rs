@@ -10,6 +10,7 @@ use x86_64::structures::gdt::{Descriptor, GlobalDescriptorTable};
 use x86_64::structures::tss::TaskStateSegment;
 
 use super::paging::{StackKind, map_stack};
+use super::percpu::PerCpu;
 
 /// Interrupt stacks by number in the interrupt gates (SDM 7.14.5), 0 being
 /// none.
@@ -45,7 +46,10 @@ pub(super) fn load(cpu: usize) -> bool {
     let gdt = Box::leak(Box::new(GlobalDescriptorTable::new()));
     let code = gdt.append(Descriptor::kernel_code_segment());
     let data = gdt.append(Descriptor::kernel_data_segment());
-    let task = gdt.append(Descriptor::tss_segment(Box::leak(tss)));
+    let tss = Box::leak(tss);
+    let base = core::ptr::from_ref(tss) as u64;
+    let task = gdt.append(Descriptor::tss_segment(tss));
+    PerCpu::current().task.set((task.0, base));
     gdt.load();
     // SAFETY: the selectors name descriptors of the table that was just loaded, which is never
     // freed; code and data stay flat.

@@ -10,7 +10,9 @@ use x86_backend::boot_info::{self, BootInfo};
 
 use super::paging::StackKind;
 use super::percpu::PerCpu;
-use super::{allocator, apic, clock, console, faults, firmware, memory, paging, segments, smp, timer};
+use super::{
+    allocator, apic, clock, console, faults, firmware, legacy, memory, paging, segments, smp, timer,
+};
 
 /// The early page tables map so much.
 const EARLY_MAPPED: u64 = 1 << 32;
@@ -22,6 +24,7 @@ static BOOT_INFO: Once<BootInfo> = Once::new();
 /// Entry of the first processor, on the boot stack.
 pub(super) extern "sysv64" fn start(magic: u32, info: u32) -> ! {
     console::init();
+    legacy::silence();
     faults::load(false);
     allocator::init();
     log::info!("Bunshin {} on x86-64", env!("CARGO_PKG_VERSION"));

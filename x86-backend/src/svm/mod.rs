@@ -15,8 +15,8 @@ use x86_backend::event::{self, Event, Source};
 use x86_backend::machine::registers::{InitialState, RFLAGS_FIXED, Segment};
 use x86_backend::state::{EFER_SVME, RAX, RSP, Registers, SegmentName};
 
-use crate::engine::{Cause, Engine, Field, NestedFault, PortAccess, StringAccess};
-use crate::host::PerCpu;
+use crate::engine::{Cause, Engine, Features, Field, NestedFault, PortAccess, StringAccess};
+use crate::host::{self, PerCpu};
 use asid::Asid;
 pub(crate) use processor::{Processor, enable, probe};
 use vmcb::{Vmcb, clean, exit, intercept_1, intercept_2, interrupt_control, tlb_control};
@@ -167,6 +167,10 @@ impl Svm {
 impl Engine for Svm {
     const NAME: &'static str = "AMD-V";
 
+    fn features() -> Features {
+        Features { rdtscp: host::msr::has_tsc_aux(), invpcid: true }
+    }
+
     fn new(tables: u64) -> Result<Self, &'static str> {
         // SAFETY: the control block consists of integers, for which zero is a value.
         let mut vmcb: Box<Vmcb> = unsafe { Box::new_zeroed().assume_init() };
@@ -267,7 +271,7 @@ impl Engine for Svm {
         self.vmcb.control.clean = clean::ALL;
         let cause = self.cause();
         if cause == Cause::HostInterrupt {
-            crate::host::serve_interrupts();
+            host::serve_interrupts();
         }
         cause
     }
@@ -408,6 +412,10 @@ impl Engine for Svm {
     fn write_control(&mut self, _: u8, _: u64) -> bool {
         // Guests write their control registers themselves.
         false
+    }
+
+    fn set_directory_pointers(&mut self, _: [u64; 4]) {
+        // Nested walks read them from the guest's memory.
     }
 
     fn flush(&mut self) {

@@ -1,11 +1,13 @@
 //! From causes to what the core hears of them.
 
+use bunshin::address::GuestAddress;
 use bunshin::exit::{Exit, Fatal, PowerRequest};
+use bunshin::memory::GuestMemory;
 use bunshin::statistics::ExitKind;
 use x86_backend::event;
 use x86_backend::machine::cpuid::{self, Dynamic};
 use x86_backend::machine::lapic::Mode;
-use x86_backend::state::{CR4_OSXSAVE, RAX, RBX, RCX, RDX};
+use x86_backend::state::{CR0_PG, CR4_OSXSAVE, CR4_PAE, EFER_LMA, RAX, RBX, RCX, RDX};
 
 use super::X86Vcpu;
 use crate::engine::{Cause, ControlAccess, Engine, Field};
@@ -44,7 +46,7 @@ impl<E: Engine> X86Vcpu<E> {
     #[inline]
     pub(super) fn resolve(&mut self, cause: Cause) -> Option<Exit> {
         let kind = match cause {
-            Cause::HostInterrupt => return Some(Exit::HostInterrupt),
+            Cause::HostInterrupt | Cause::HostNmi => return Some(Exit::HostInterrupt),
             Cause::InterruptWindow => {
                 self.window_opened();
                 ExitKind::Other
@@ -202,6 +204,7 @@ impl<E: Engine> X86Vcpu<E> {
                     _ => self.engine.write_control(control, value),
                 };
                 if done {
+                    self.load_directory_pointers();
                     self.skip(length::CONTROL);
                 } else {
                     self.raise_fault(event::GENERAL_PROTECTION);
@@ -223,5 +226,23 @@ impl<E: Engine> X86Vcpu<E> {
                 }
             }
         }
+    }
+
+    /// After a control register was written: with PAE paging the processor
+    /// has the directory pointers in registers (SDM 5.4.1).
+    fn load_directory_pointers(&mut self) {
+        let paging = self.paging();
+        let pae =
+            paging.cr0 & CR0_PG != 0 && paging.cr4 & CR4_PAE != 0 && paging.efer & EFER_LMA == 0;
+        if !pae {
+            return;
+        }
+        let mut bytes = [0; 32];
+        let table = GuestAddress(paging.cr3 & 0xffff_ffe0);
+        // Unreadable memory reads as entries that are not present.
+        let _ = self.pc.ram.read(table, &mut bytes);
+        let (entries, _) = bytes.as_chunks::<8>();
+        let entry = |place: usize| entries.get(place).map_or(0, |e| u64::from_le_bytes(*e));
+        self.engine.set_directory_pointers([entry(0), entry(1), entry(2), entry(3)]);
     }
 }

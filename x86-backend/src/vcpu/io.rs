@@ -9,8 +9,8 @@ use x86_backend::machine::decode::{
     Access, CodeSize, LONGEST_INSTRUCTION, MemoryInstruction, Operation as Instruction, Outcome,
     memory_instruction,
 };
-use x86_backend::machine::lapic::{self, Mode};
 use x86_backend::machine::ioapic;
+use x86_backend::machine::lapic::{self, Mode};
 use x86_backend::state::{RAX, RCX, RDI, RFLAGS_DF, RSI, SegmentName};
 
 use super::X86Vcpu;
@@ -205,8 +205,7 @@ impl<E: Engine> X86Vcpu<E> {
         };
         let decoded = bytes.get(..known).and_then(|bytes| memory_instruction(bytes, size));
         let Some(instruction) = decoded else { return Some(Exit::UndecodedIo { address }) };
-        let nothing =
-            Outcome { register: None, rflags: self.field(Field::Rflags), write: None };
+        let nothing = Outcome { register: None, rflags: self.field(Field::Rflags), write: None };
         let start = if instruction.operation == Instruction::Copy && fault.write {
             match self.read_string_source(&instruction) {
                 Some(value) => Access::Write(value),

@@ -1,0 +1,100 @@
+//! MSRs of guests: which of them need no exit, and those that the control
+//! structure does not switch.
+
+use alloc::boxed::Box;
+
+use spin::Once;
+use x86_64::registers::model_specific::Msr;
+
+/// STAR, LSTAR, CSTAR, SFMASK and KERNEL_GS_BASE: the hypervisor uses none of
+/// them, so they move on a switch of virtual CPUs only.
+const LAZY: [u32; 5] = [0xc000_0081, 0xc000_0082, 0xc000_0083, 0xc000_0084, 0xc000_0102];
+/// SYSENTER_CS, _ESP, _EIP, FS_BASE and GS_BASE, which the structure switches.
+const SWITCHED: [u32; 5] = [0x174, 0x175, 0x176, 0xc000_0100, 0xc000_0101];
+/// First MSR of the upper range.
+const HIGH: u32 = 0xc000_0000;
+/// Offsets in the bitmap (SDM 25.6.9): reads and writes, lower and upper range.
+const READ_LOW: usize = 0;
+const READ_HIGH: usize = 1024;
+const WRITE_OFFSET: usize = 2048;
+
+/// The bitmap.
+#[repr(C, align(4096))]
+struct Bitmap([u8; 4096]);
+
+/// Physical address of the bitmap, the same for all guests.
+pub(super) fn bitmap() -> u64 {
+    static BITMAP: Once<Box<Bitmap>> = Once::new();
+    let bitmap = BITMAP.call_once(|| {
+        let mut bitmap = Box::new(Bitmap([u8::MAX; 4096]));
+        for msr in LAZY.into_iter().chain(SWITCHED) {
+            let (base, index) = if msr >= HIGH { (READ_HIGH, msr - HIGH) } else { (READ_LOW, msr) };
+            for offset in [base, base + WRITE_OFFSET] {
+                if let Some(byte) = bitmap.0.get_mut(offset + index as usize / 8) {
+                    *byte &= !(1 << (index % 8));
+                }
+            }
+        }
+        bitmap
+    });
+    bitmap.0.as_ptr() as u64
+}
+
+/// The MSRs that the structure does not switch.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct LazyMsrs {
+    values: [u64; LAZY.len()],
+    loaded: bool,
+}
+
+impl LazyMsrs {
+    /// Puts them into the processor.
+    pub(super) fn load(&mut self) {
+        for (msr, value) in LAZY.into_iter().zip(self.values) {
+            // SAFETY: the register exists; the value came from it or was checked; the hypervisor
+            // does not use it.
+            unsafe { Msr::new(msr).write(value) }
+        }
+        self.loaded = true;
+    }
+
+    /// Takes them out.
+    pub(super) fn save(&mut self) {
+        for (msr, value) in LAZY.into_iter().zip(&mut self.values) {
+            // SAFETY: the register exists.
+            *value = unsafe { Msr::new(msr).read() };
+        }
+        self.loaded = false;
+    }
+
+    fn place(msr: u32) -> Option<usize> {
+        LAZY.iter().position(|lazy| *lazy == msr)
+    }
+
+    /// Reads one.
+    pub(super) fn read(&self, msr: u32) -> u64 {
+        match Self::place(msr) {
+            // SAFETY: as for `save`.
+            Some(_) if self.loaded => unsafe { Msr::new(msr).read() },
+            Some(place) => self.values.get(place).copied().unwrap_or(0),
+            None => 0,
+        }
+    }
+
+    /// Writes one with a value that was checked.
+    pub(super) fn write(&mut self, msr: u32, value: u64) {
+        let Some(slot) = Self::place(msr).and_then(|place| self.values.get_mut(place)) else {
+            return;
+        };
+        *slot = value;
+        if self.loaded {
+            // SAFETY: as for `load`.
+            unsafe { Msr::new(msr).write(value) }
+        }
+    }
+
+    /// All zero, as after a reset; not while loaded.
+    pub(super) fn reset(&mut self) {
+        self.values = [0; LAZY.len()];
+    }
+}
