@@ -4,6 +4,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use xtask::fit::Vm;
 use xtask::setup::Guest;
 use xtask::workspace::Workspace;
 
@@ -11,8 +12,9 @@ use crate::emulator::Emulator;
 use crate::host::{self, Host, USUAL};
 use crate::{Case, case};
 
-/// Enough for fifty starts on a busy machine; everything else takes seconds.
-const LIMIT: Duration = Duration::from_secs(400);
+pub(crate) const LIMIT: Duration = Duration::from_secs(120);
+/// Fifty starts of two seconds each, on a busy machine.
+const RESTARTS_LIMIT: Duration = Duration::from_secs(400);
 const MEMORY: u64 = 512 << 20;
 const VCPUS: u32 = 4;
 const PROMPT: &str = "guest# ";
@@ -43,6 +45,21 @@ pub(crate) fn trials(full: bool) -> Vec<Case> {
     cases
 }
 
+/// Makes Linux report about itself and power off.
+pub(crate) const SELFTEST: &str = "quiet bunshin.selftest";
+
+fn command_line(arguments: &str) -> String {
+    format!("console=ttyAMA0 {arguments}")
+}
+
+/// A virtual machine with Debian's kernel.
+pub(crate) fn debian(kernel: Guest, vcpus: u32, arguments: &str) -> Result<Vm> {
+    let mut vm = host::vm("linux", host::fetched(kernel)?, vcpus, MEMORY);
+    vm.initrd = Some(host::fetched(Guest::Initramfs)?);
+    vm.command_line = command_line(arguments);
+    Ok(vm)
+}
+
 /// What Linux runs on.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Below {
@@ -54,24 +71,21 @@ enum Below {
 impl Below {
     /// Starts Linux on `vcpus` CPUs of a machine with the CPU model and interrupt controller of `host`.
     fn boot(self, kernel: Guest, host: Host, vcpus: u32, arguments: &str) -> Result<Emulator> {
-        let command_line = format!("console=ttyAMA0 {arguments}");
+        let limit = if arguments.contains("bunshin.reboot") { RESTARTS_LIMIT } else { LIMIT };
         if self == Below::Hypervisor {
-            let mut vm = host::vm("linux", host::fetched(kernel)?, vcpus, MEMORY);
-            vm.initrd = Some(host::fetched(Guest::Initramfs)?);
-            vm.command_line = command_line;
-            return host.boot(&[vm], LIMIT);
+            return host.boot(&[debian(kernel, vcpus, arguments)?], limit);
         }
         let guests = Workspace::locate().guests();
         let mut command = Command::new(xtask::qemu::PROGRAM);
         command
             .args(["-M", &format!("virt,gic-version={}", host.gic), "-cpu", host.cpu])
             .args(["-smp", &vcpus.to_string(), "-m", "512M", "-nographic", "-nodefaults"])
-            .args(["-serial", "mon:stdio", "-append", &command_line])
+            .args(["-serial", "mon:stdio", "-append", &command_line(arguments)])
             .arg("-kernel")
             .arg(guests.join(kernel.file()))
             .arg("-initrd")
             .arg(guests.join(Guest::Initramfs.file()));
-        Emulator::start(command, LIMIT, None)
+        Emulator::start(command, limit, None)
     }
 
     /// Waits for the next start of the guest; a shell that is being ended
@@ -86,13 +100,13 @@ impl Below {
 
 /// The kernel reports about itself and powers off; the host ends with it.
 fn selftest(below: Below, kernel: Guest, host: Host) -> Result<()> {
-    let mut emulator = below.boot(kernel, host, VCPUS, "quiet bunshin.selftest")?;
+    let mut emulator = below.boot(kernel, host, VCPUS, SELFTEST)?;
     judge_selftest(&mut emulator, VCPUS)?;
     emulator.finish().map(drop)
 }
 
 /// Reads what the self-test in the RAM disk prints.
-fn judge_selftest(emulator: &mut Emulator, cpus: u32) -> Result<()> {
+pub(crate) fn judge_selftest(emulator: &mut Emulator, cpus: u32) -> Result<()> {
     let found = emulator.expect_line("selftest: cpus ")?;
     ensure!(found == cpus.to_string(), "Linux sees {found} CPUs, not {cpus}");
 
