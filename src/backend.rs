@@ -1,6 +1,7 @@
 //! What the core asks of an architecture. A backend implements these traits;
 //! the core knows nothing else of it.
 
+use alloc::string::String;
 use alloc::sync::Arc;
 use core::fmt;
 
@@ -22,7 +23,8 @@ pub trait Backend: Sized + Send + Sync + 'static {
     fn frequency(&self) -> u64;
 
     /// Makes `cpu` leave guest mode or idling soon, and have its loop look
-    /// around. Cheap, may be called by any CPU, on itself as well.
+    /// around. Cheap, may be called by any CPU, on itself as well: a guest's
+    /// interrupt for a neighbour on the same CPU announces itself so.
     fn kick(&self, cpu: CpuId);
 
     /// Has this CPU leave guest mode at `deadline`; `None` disarms.
@@ -59,7 +61,7 @@ pub struct BootState {
 /// Why a virtual machine's images cannot be loaded; a sentence for the user.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
-pub struct LoadError(pub alloc::string::String);
+pub struct LoadError(pub String);
 
 /// One virtual CPU. Owned by one host CPU, which alone calls it.
 pub trait Vcpu: Send {
@@ -70,7 +72,9 @@ pub trait Vcpu: Send {
     /// Takes that state back.
     fn save(&mut self);
 
-    /// Runs guest code until the core is needed. Only while loaded.
+    /// Runs guest code until the core is needed. Only while loaded. Takes the
+    /// flag of [`VcpuHandle::wake`] before each entry into the guest, and then
+    /// looks at what is pending; otherwise nobody would kick a second time.
     fn run(&mut self) -> Exit;
 
     /// Finishes the instruction of the last exit, with the value of a read.
@@ -94,7 +98,8 @@ pub trait Vcpu: Send {
     /// first argument register.
     fn start(&mut self, entry: GuestAddress, context: u64);
 
-    /// Whether an interrupt would be taken, or end an idle instruction.
+    /// Whether an interrupt would be taken, or end an idle instruction. While
+    /// loaded, it may serve the interrupts of this host CPU, kicks included.
     fn interrupt_pending(&mut self) -> bool;
 
     /// When this virtual CPU's own timers next raise an interrupt. Only

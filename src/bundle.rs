@@ -130,7 +130,8 @@ fn u64_value(property: Property<'_>) -> Result<u64, Fault> {
 
 fn text_value<'t>(property: Property<'t>) -> Result<&'t str, Fault> {
     // A NUL inside would hide the rest from one reader and not from another.
-    let text = property.str().ok().filter(|text| property.value().len() == text.len() + 1);
+    let text = property.str().ok();
+    let text = text.filter(|text| property.value().len().checked_sub(1) == Some(text.len()));
     text.ok_or_else(|| Fault::malformed(property, "one text that ends with NUL"))
 }
 

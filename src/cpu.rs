@@ -1,5 +1,6 @@
 //! The loop of one host CPU: pick a virtual CPU, run it, handle its exits.
 
+use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
@@ -34,6 +35,16 @@ struct Slot<B: Backend> {
     wait: Wait,
     /// Where a power-down suspend resumes.
     resume: Option<(crate::address::GuestAddress, u64)>,
+}
+
+impl<B: Backend> Slot<B> {
+    /// Whether an interrupt would make it run. One that was blocked when its
+    /// virtual machine stopped does not wait for its timers any more.
+    fn sleeps(&self) -> bool {
+        self.wait == Wait::Interrupt
+            && !self.vm.is_stopping()
+            && self.vcpu.handle().power() == Power::On
+    }
 }
 
 /// What the loop does after an exit.
@@ -108,8 +119,8 @@ impl<'h, B: Backend> Cpu<'h, B> {
         }
     }
 
-    /// Tells the queue which slots want to run. `loaded` is the one whose
-    /// timers are in hardware.
+    /// Tells the queue which slots want to run. `loaded` is the one that is on
+    /// this CPU and knows itself whether it waits.
     fn refresh(&mut self, now: Instant, loaded: Option<usize>) {
         for (index, slot) in self.slots.iter_mut().enumerate() {
             let runnable = !slot.vm.is_stopping()
@@ -118,9 +129,9 @@ impl<'h, B: Backend> Cpu<'h, B> {
                     Power::OnPending { .. } => true,
                     Power::On => match slot.wait {
                         Wait::Nothing => true,
+                        Wait::Interrupt if loaded == Some(index) => false,
                         Wait::Interrupt => {
-                            let timer = loaded != Some(index)
-                                && slot.vcpu.wake_deadline().is_some_and(|due| due <= now);
+                            let timer = slot.vcpu.wake_deadline().is_some_and(|due| due <= now);
                             let woken = timer
                                 || (slot.vcpu.handle().take_wake()
                                     && slot.vcpu.interrupt_pending());
@@ -140,7 +151,7 @@ impl<'h, B: Backend> Cpu<'h, B> {
         self.slots
             .iter()
             .enumerate()
-            .filter(|(index, slot)| Some(*index) != except && slot.wait == Wait::Interrupt)
+            .filter(|(index, slot)| Some(*index) != except && slot.sleeps())
             .filter_map(|(_, slot)| slot.vcpu.wake_deadline())
             .min()
     }
@@ -235,26 +246,40 @@ impl<'h, B: Backend> Cpu<'h, B> {
     /// switch. True when it goes on, false when it has to be taken off.
     fn wait_in_place(&mut self, index: usize, began: &mut Instant) -> bool {
         let backend = &self.hypervisor.backend;
+        let shared = self.slots.len() > 1;
         loop {
             let Some(slot) = self.slots.get_mut(index) else { return false };
             // The flag is taken before the state is read that a waker changes.
             slot.vcpu.handle().take_wake();
+            // May serve a kick. Whatever a kick announces is therefore looked
+            // at after this and before idling.
+            let pending = slot.vcpu.interrupt_pending();
+            if pending {
+                slot.wait = Wait::Nothing;
+            }
+            // A power-down suspend ends with a new start.
+            let goes_on = pending && slot.resume.is_none();
             if slot.vm.is_stopping() || self.mail_waits() {
                 return false;
             }
-            let Some(slot) = self.slots.get_mut(index) else { return false };
-            if slot.vcpu.interrupt_pending() {
-                slot.wait = Wait::Nothing;
-                if slot.resume.is_some() {
-                    return false;
-                }
-                return true;
+            if pending && !(goes_on && shared) {
+                return goes_on;
             }
-            let now = backend.now();
-            self.settle(index, began, now);
-            self.queue.set_runnable(index, false);
+            if shared {
+                let now = backend.now();
+                self.settle(index, began, now);
+                if pending {
+                    self.arm(index, now);
+                    return self.queue.pick() == Some(index);
+                }
+            }
+            let Some(slot) = self.slots.get_mut(index) else { return false };
             if self.queue.contended(index) {
                 return false;
+            }
+            // A waker whose kick has been served must not wait for another.
+            if slot.vcpu.handle().take_wake() {
+                continue;
             }
             backend.set_timer(self.earliest_deadline(Some(index)));
             backend.idle();
@@ -377,7 +402,7 @@ fn stop<B: Backend>(backend: &B, slot: &Slot<B>, transition: Transition) -> Next
 /// Reports a guest that cannot go on and stops it, and it alone.
 fn die<B: Backend>(hypervisor: &Hypervisor<B>, slot: &mut Slot<B>, reason: &crate::exit::Fatal) {
     let raw = slot.vcpu.raw_exit();
-    let mut registers = alloc::string::String::new();
+    let mut registers = String::new();
     // Writing to a string fails only with the memory that the report would need.
     let _ = slot.vcpu.report(&mut registers);
     error!(

@@ -98,14 +98,16 @@ impl<B: Backend> Vm<B> {
     /// Loads the images and lets the first virtual CPU start. Only a virtual
     /// machine that does not run starts; false for any other, or when loading failed.
     pub fn start(&self, backend: &B) -> bool {
-        {
+        let before = {
             let mut lifecycle = self.lifecycle.lock();
-            if !matches!(lifecycle.state, State::Created | State::Stopped) {
+            let before = lifecycle.state;
+            if !matches!(before, State::Created | State::Stopped) {
                 return false;
             }
             lifecycle.state = State::Changing;
-        }
-        self.boot(backend)
+            before
+        };
+        self.boot(backend, before)
     }
 
     /// Asks for a transition. The first request wins; false when none is
@@ -191,19 +193,19 @@ impl<B: Backend> Vm<B> {
             }
             Transition::Reset => {
                 info!("vm \"{name}\": reset");
-                self.boot(backend);
+                self.boot(backend, State::Stopped);
             }
         }
     }
 
-    /// From `Changing` to `Running`, or to `Created` when the images cannot
+    /// From `Changing` to `Running`, or to `otherwise` when the images cannot
     /// be loaded.
-    fn boot(&self, backend: &B) -> bool {
+    fn boot(&self, backend: &B, otherwise: State) -> bool {
         self.bus.reset();
         let booted = self.machine.reset();
         let mut lifecycle = self.lifecycle.lock();
         let Some(first) = self.vcpus.first() else {
-            lifecycle.state = State::Created;
+            lifecycle.state = otherwise;
             return false;
         };
         match booted {
@@ -219,7 +221,7 @@ impl<B: Backend> Vm<B> {
                 answer == PowerAnswer::Success
             }
             Err(reason) => {
-                lifecycle.state = State::Created;
+                lifecycle.state = otherwise;
                 drop(lifecycle);
                 error!("vm \"{}\": {reason}", self.config.name);
                 false
