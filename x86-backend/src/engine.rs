@@ -221,9 +221,6 @@ pub(crate) trait Engine: Send + Sized + 'static {
     /// paging, after a control register was written for it.
     fn set_directory_pointers(&mut self, entries: [u64; 4]);
 
-    /// Forgets cached translations of the guest.
-    fn flush(&mut self);
-
     /// The last exit in the hardware's words.
     fn raw(&self) -> RawExit;
 }

@@ -114,15 +114,22 @@ impl ConsoleSink for HostConsole {
     fn put(&self, byte: u8) {
         host::console::put(byte);
     }
+
+    fn ready(&self) {
+        host::input::deliver();
+    }
 }
 
 /// A virtual machine and its virtual CPUs.
+type Made<E> = (Arc<Vm<X86<E>>>, Vec<X86Vcpu<E>>);
+
+/// Makes what `config` describes.
 fn make_vm<E: Engine>(
     config: VmConfig,
     bundle: &'static [u8],
     placement: &mut Placement,
     kind: Kind,
-) -> Result<(Arc<Vm<X86<E>>>, Vec<X86Vcpu<E>>), &'static str> {
+) -> Result<Made<E>, &'static str> {
     let huge = match kind {
         Kind::Npt => __cpuid(0x8000_0001).edx & CPUID_HUGE_PAGES != 0,
         Kind::Ept => vmx::huge_pages(),

@@ -145,7 +145,7 @@ impl TableMemory for Tables {
         let layout = Layout::from_size_align(bytes, bytes).ok().filter(|l| l.size() != 0)?;
         // SAFETY: the size is not zero.
         let table = unsafe { alloc_zeroed(layout) };
-        (!table.is_null()).then(|| PhysicalAddress(table as u64))
+        (!table.is_null()).then_some(PhysicalAddress(table as u64))
     }
 
     fn free(&mut self, table: PhysicalAddress, bytes: usize) {

@@ -108,7 +108,7 @@ impl VmClock {
 
     /// Nanoseconds since 1970-01-01 00:00 UTC.
     pub(crate) fn unix_nanoseconds(&self) -> u64 {
-        crate::host::clock::unix_nanoseconds()
+        host::clock::unix_nanoseconds()
     }
 }
 
@@ -134,7 +134,6 @@ pub(crate) struct Pc {
     pub(crate) pic: Arc<Pic>,
     pub(crate) pit: Arc<Pit>,
     pub(crate) clock: Arc<VmClock>,
-    pub(crate) console: Arc<Uart16550>,
     external: Arc<ExternalLine>,
     power: Arc<PowerLatch>,
     waker: Arc<Waker>,
@@ -186,6 +185,8 @@ impl Pc {
         port(power::KEYBOARD_PORT, 1, Arc::new(KeyboardReset(power.clone())))?;
         port(power::PCI_RESET_PORT, 1, Arc::new(PciReset::new(power.clone())))?;
 
+        host::input::attach(&console);
+
         let pc = Pc {
             name: name.into(),
             ram,
@@ -195,7 +196,6 @@ impl Pc {
             pic,
             pit,
             clock,
-            console,
             external,
             power,
             waker,

@@ -12,6 +12,8 @@ use super::timer;
 pub(super) const TIMER_VECTOR: u8 = 0x40;
 /// Vector of a kick.
 pub(super) const KICK_VECTOR: u8 = 0x41;
+/// Vector of the console.
+pub(super) const CONSOLE_VECTOR: u8 = 0x42;
 /// Vector of spurious interrupts.
 pub(super) const SPURIOUS_VECTOR: u8 = 0xff;
 

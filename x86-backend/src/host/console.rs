@@ -26,6 +26,10 @@ const LINE_DIVISOR: u8 = 0x80;
 const FIFO_ENABLE_AND_CLEAR: u8 = 0x07;
 /// Modem control: data terminal ready, request to send.
 const MODEM_READY: u8 = 0x03;
+/// Modem control: OUT2.
+const MODEM_OUT2: u8 = 1 << 3;
+/// Interrupt enable: a byte was received.
+const INTERRUPT_RECEIVED: u8 = 1 << 0;
 /// Line status: a received byte waits.
 const STATUS_DATA_READY: u8 = 1 << 0;
 /// Line status: the transmitter takes a byte.
@@ -104,8 +108,17 @@ pub(crate) fn put(byte: u8) {
     SERIAL.lock().put(byte);
 }
 
+/// Has received bytes interrupt. OUT2 connects the interrupt on PCs.
+pub(super) fn enable_receive_interrupt() {
+    let serial = SERIAL.lock();
+    if serial.present {
+        write(register::MODEM_CONTROL, MODEM_READY | MODEM_OUT2);
+        write(register::INTERRUPT_ENABLE, INTERRUPT_RECEIVED);
+    }
+}
+
 /// A byte that the user typed.
-pub(crate) fn get() -> Option<u8> {
+pub(super) fn get() -> Option<u8> {
     let serial = SERIAL.lock();
     (serial.present && read(register::LINE_STATUS) & STATUS_DATA_READY != 0)
         .then(|| read(register::DATA))

@@ -12,7 +12,7 @@ use x86_64::{PrivilegeLevel, VirtAddr};
 
 use super::percpu::PerCpu;
 use super::segments::InterruptStack;
-use super::{apic, console, memory, paging};
+use super::{apic, console, input, memory, paging};
 
 /// Non-maskable interrupt.
 const NMI: u64 = 2;
@@ -190,6 +190,10 @@ extern "sysv64" fn serve(frame: &Frame) {
             apic::end_of_interrupt();
         }
         vector if vector == u64::from(apic::KICK_VECTOR) => apic::end_of_interrupt(),
+        vector if vector == u64::from(apic::CONSOLE_VECTOR) => {
+            input::interrupt();
+            apic::end_of_interrupt();
+        }
         vector if vector == u64::from(apic::SPURIOUS_VECTOR) => {
             count(&PerCpu::current().spurious);
         }
@@ -251,7 +255,7 @@ fn backtrace(mut rbp: u64) {
     let image = memory::image();
     for _ in 0..BACKTRACE {
         // Stacks lie in the upper half or in the image; anything else is a broken chain.
-        let plausible = rbp % 8 == 0
+        let plausible = rbp.is_multiple_of(8)
             && (paging::is_stack(rbp) || (rbp >= image.start && rbp < image.end() - 16));
         if !plausible {
             break;

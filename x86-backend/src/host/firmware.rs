@@ -47,7 +47,7 @@ pub(super) fn init(info: &BootInfo) {
     };
     match Acpi::read(&memory, rsdp) {
         Ok(tables) => {
-            TABLES.call_once(|| tables);
+            super::input::init(TABLES.call_once(|| tables));
         }
         Err(error) => log::warn!("{error}: one processor only"),
     }

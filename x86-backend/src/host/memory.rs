@@ -74,7 +74,7 @@ pub(super) unsafe fn init(info: &BootInfo) -> bool {
 pub(crate) fn take(size: u64) -> Option<Vec<Range>> {
     let mut pool = POOL.lock();
     let total: u64 = pool.iter().map(|range| range.size).sum();
-    if total < size || size % CHUNK != 0 {
+    if total < size || !size.is_multiple_of(CHUNK) {
         return None;
     }
     let mut pieces = Vec::new();

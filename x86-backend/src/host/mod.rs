@@ -8,6 +8,7 @@ mod entry;
 mod faults;
 mod firmware;
 mod fpu;
+pub(crate) mod input;
 mod legacy;
 pub(crate) mod memory;
 pub(crate) mod msr;
@@ -37,6 +38,7 @@ pub(crate) fn serve_interrupts() {
     x86_64::instructions::interrupts::enable();
     x86_64::instructions::nop();
     x86_64::instructions::interrupts::disable();
+    input::pump();
 }
 
 /// Serves a non-maskable interrupt that ended a guest's run.
@@ -61,6 +63,7 @@ pub(crate) fn idle() {
     // STI takes effect after HLT has begun, so that no interrupt falls between.
     x86_64::instructions::interrupts::enable_and_hlt();
     x86_64::instructions::interrupts::disable();
+    input::pump();
 }
 
 /// Turns the machine off.

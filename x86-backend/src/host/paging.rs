@@ -54,10 +54,7 @@ unsafe extern "C" {
 }
 
 /// The root table; in the image and so below 4 GiB, where real mode can name it.
-static mut ROOT: PageTable = PageTable::new();
-
-/// Guards [`ROOT`] and everything below it.
-static LOCK: TicketMutex<()> = TicketMutex::new(());
+static ROOT: TicketMutex<PageTable> = TicketMutex::new(PageTable::new());
 
 /// Page tables come from the heap, which lies at its physical address.
 struct TableFrames;
@@ -101,9 +98,9 @@ fn map<S: PageSize + core::fmt::Debug>(
 }
 
 fn with_tables<T>(work: impl FnOnce(&mut OffsetPageTable<'_>) -> T) -> T {
-    let _guard = LOCK.lock();
-    // SAFETY: the lock is held, so this is the only reference; tables lie at their physical address.
-    let mut tables = unsafe { OffsetPageTable::new(&mut *(&raw mut ROOT), VirtAddr::zero()) };
+    let mut root = ROOT.lock();
+    // SAFETY: the lock guards the root and everything below it; tables lie at their physical address.
+    let mut tables = unsafe { OffsetPageTable::new(&mut root, VirtAddr::zero()) };
     work(&mut tables)
 }
 
@@ -180,7 +177,7 @@ pub(super) fn set_executable(address: u64, executable: bool) -> bool {
 
 /// Enters the address space on this processor.
 pub(super) fn activate() {
-    let root = PhysFrame::containing_address(PhysAddr::new((&raw const ROOT) as u64));
+    let root = PhysFrame::containing_address(PhysAddr::new(root()));
     // SAFETY: the tables map the image, all memory and the stacks as the running code uses them.
     unsafe {
         Efer::update(|efer| efer.insert(EferFlags::NO_EXECUTE_ENABLE));
@@ -191,7 +188,7 @@ pub(super) fn activate() {
 
 /// Physical address of the root table.
 pub(super) fn root() -> u64 {
-    (&raw const ROOT) as u64
+    core::ptr::from_ref(&*ROOT.lock()) as u64
 }
 
 /// Maps a stack of processor `cpu` and returns its upper end; `None` when

@@ -418,10 +418,6 @@ impl Engine for Svm {
         // Nested walks read them from the guest's memory.
     }
 
-    fn flush(&mut self) {
-        self.flush = true;
-    }
-
     fn raw(&self) -> RawExit {
         let control = &self.vmcb.control;
         RawExit {

@@ -223,7 +223,6 @@ pub(super) mod tlb_control {
 /// Bits of `clean` (APM 15.15.3): what has not changed since the last run.
 pub(super) mod clean {
     pub(in super::super) const INTERCEPTS: u32 = 1 << 0;
-    pub(in super::super) const ASID: u32 = 1 << 2;
     pub(in super::super) const INTERRUPTS: u32 = 1 << 3;
     pub(in super::super) const CONTROL_REGISTERS: u32 = 1 << 5;
     pub(in super::super) const CR2: u32 = 1 << 9;

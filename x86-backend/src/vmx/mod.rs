@@ -535,10 +535,6 @@ impl Engine for Vmx {
         }
     }
 
-    fn flush(&mut self) {
-        self.stale = true;
-    }
-
     fn raw(&self) -> RawExit {
         let (cause, detail) = if self.failed {
             (self.get(F::InstructionError), 0)

@@ -92,9 +92,4 @@ impl LazyMsrs {
             unsafe { Msr::new(msr).write(value) }
         }
     }
-
-    /// All zero, as after a reset; not while loaded.
-    pub(super) fn reset(&mut self) {
-        self.values = [0; LAZY.len()];
-    }
 }
