@@ -1,5 +1,8 @@
 //! The loop of one host CPU: pick a virtual CPU, run it, handle its exits.
 
+#[cfg(test)]
+mod tests;
+
 use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;

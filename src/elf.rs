@@ -39,13 +39,8 @@ pub fn is_elf(file: &[u8]) -> bool {
 ///
 /// # Errors
 /// [`ElfError`]; some segments may have been written then.
-pub fn load(
-    file: &[u8],
-    machine: u16,
-    memory: &dyn GuestMemory,
-) -> Result<GuestAddress, ElfError> {
-    let elf =
-        ElfBytes::<LittleEndian>::minimal_parse(file).map_err(|_| ElfError::Malformed)?;
+pub fn load(file: &[u8], machine: u16, memory: &dyn GuestMemory) -> Result<GuestAddress, ElfError> {
+    let elf = ElfBytes::<LittleEndian>::minimal_parse(file).map_err(|_| ElfError::Malformed)?;
     if elf.ehdr.e_machine != machine {
         return Err(ElfError::Machine { found: elf.ehdr.e_machine, expected: machine });
     }

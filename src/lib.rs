@@ -24,6 +24,8 @@ pub mod cpu;
 pub mod device;
 pub mod elf;
 pub mod exit;
+#[cfg(test)]
+mod fake;
 pub mod hypervisor;
 pub mod memory;
 pub mod scheduler;

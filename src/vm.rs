@@ -3,6 +3,9 @@
 //! Lock order: `lifecycle` before a virtual CPU's power lock. Neither is held
 //! while guest code runs or while images are loaded.
 
+#[cfg(test)]
+mod tests;
+
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicBool, Ordering};

@@ -7,7 +7,7 @@ use bunshin::bus::{Space, Width};
 use bunshin::exit::{Completion, Exit, FaultAccess, IoAccess, Operation};
 use bunshin::statistics::ExitKind;
 use gic::vgic::Frame;
-use gic::{Effects, VcpuIndex, VcpuSet};
+use gic::{Effects, Line, VcpuIndex, VcpuSet};
 use platform::guest::layout;
 use traps::exception::ProgramState;
 use traps::register_file;
@@ -134,12 +134,11 @@ impl El2Vcpu {
             return ControllerAccess::Elsewhere;
         };
         self.handle().exits.count(ExitKind::InterruptController);
+        self.resample_private_lines();
         let (index, width) = (self.index, controller_width(width));
         match operation {
             Operation::Write(value) => {
-                self.change_interrupts(|vgic| {
-                    ((), vgic.write(frame, index, offset, width, value))
-                });
+                self.change_interrupts(|vgic| ((), vgic.write(frame, index, offset, width, value)));
                 ControllerAccess::Done(0)
             }
             Operation::Read => {
@@ -150,6 +149,16 @@ impl El2Vcpu {
                         self.read_from_list_registers(holders, frame, offset, width)
                     }
                 }
+            }
+        }
+    }
+
+    /// Takes back private interrupts whose line has fallen since they came: the guest has
+    /// silenced its timer without an exit, and may now look whether that had its effect.
+    fn resample_private_lines(&mut self) {
+        for (line, _) in self.private_lines() {
+            if self.machine.vgic.lock().is_physical_active(line) && !line_is_high(line) {
+                self.change_interrupts(|vgic| ((), vgic.set_level(line, false)));
             }
         }
     }
@@ -192,12 +201,7 @@ impl El2Vcpu {
         if !self.last_was_write() {
             let size = access_size(completion.width);
             let value = self.to_bus(value, completion.width);
-            let value = register_file::extend(
-                value,
-                size,
-                completion.sign_extend,
-                completion.wide,
-            );
+            let value = register_file::extend(value, size, completion.sign_extend, completion.wide);
             self.registers.set(completion.register, value);
         }
         self.skip(u64::from(completion.length));
@@ -260,6 +264,29 @@ impl El2Vcpu {
             return None;
         }
         Some(Exit::MemoryFault { address: GuestAddress(address), access: FaultAccess::Execute })
+    }
+}
+
+/// Whether a private line of the loaded guest is asserted.
+fn line_is_high(line: Line) -> bool {
+    /// `CNTx_CTL`: ENABLE, not IMASK, ISTATUS.
+    const TIMER_MASK: u64 = 0b111;
+    const TIMER_FIRING: u64 = 0b101;
+    let e2h = host().features.e2h;
+    let ppi = line.intid().get().wrapping_sub(layout::FIRST_PPI);
+    match ppi {
+        layout::VIRTUAL_TIMER_PPI => {
+            let control =
+                if e2h { read_register!("s3_5_c14_c3_1") } else { read_register!("cntv_ctl_el0") };
+            control & TIMER_MASK == TIMER_FIRING
+        }
+        layout::PHYSICAL_TIMER_PPI => {
+            let control =
+                if e2h { read_register!("s3_5_c14_c2_1") } else { read_register!("cntp_ctl_el0") };
+            control & TIMER_MASK == TIMER_FIRING
+        }
+        layout::PMU_PPI => read_register!("pmovsset_el0") & read_register!("pmintenset_el1") != 0,
+        _ => false,
     }
 }
 

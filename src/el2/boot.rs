@@ -147,7 +147,9 @@ fn open_controller(platform: &Platform) -> Result<(Controller, u32), String> {
     match &platform.interrupt_controller {
         InterruptController::GicV2(gic) => {
             let (Some(gich), Some(gicv)) = (gic.gich, gic.gicv) else {
-                return Err("this GICv2 has no virtual interface (GICH, GICV); guests need one".into());
+                return Err(
+                    "this GICv2 has no virtual interface (GICH, GICV); guests need one".into()
+                );
             };
             let frames = v2::Frames {
                 gicd: device(gic.gicd)?,
@@ -208,8 +210,7 @@ fn start(platform: &Platform, features: Features, bundle: Option<Region>) -> Res
     let vmids = VmidAllocator::new(geometry.vmid_bits(), cpus).map_err(text)?;
     let (controller, maintenance) = open_controller(platform)?;
     controller.init_distributor(Affinity::from_mpidr(affinity())).map_err(text)?;
-    let mut interface =
-        controller.init_cpu(Affinity::from_mpidr(affinity())).map_err(text)?;
+    let mut interface = controller.init_cpu(Affinity::from_mpidr(affinity())).map_err(text)?;
     let priority_bits = interface.priority_bits();
     let (blob, config) = open_bundle(bundle);
     let host = host::set_host(Host::new(

@@ -125,8 +125,7 @@ pub(crate) fn build(
 
 /// Stage 2: memory, stolen-time records and, on a GICv2, the virtual CPU interface.
 fn map(ram: &Ram, stolen_time: &StolenTimePage) -> Result<Translation, String> {
-    let mut table =
-        PageTable::new(host().geometry.format(), &mut FrameTables).map_err(failed)?;
+    let mut table = PageTable::new(host().geometry.format(), &mut FrameTables).map_err(failed)?;
     // Nothing is running under this table yet: no TLB entry can be stale.
     let mut tlb = GuestTlb { vttbr: read_register!("vttbr_el2") };
     let mut put = |guest: u64, physical: u64, size: u64, attributes: Attributes| {
@@ -144,7 +143,8 @@ fn map(ram: &Ram, stolen_time: &StolenTimePage) -> Result<Translation, String> {
     for piece in ram.pieces() {
         put(piece.guest, piece.host, piece.size, Attributes::RAM)?;
     }
-    let records = Attributes { read: true, write: false, execute: false, memory: MemoryType::Normal };
+    let records =
+        Attributes { read: true, write: false, execute: false, memory: MemoryType::Normal };
     put(stolen_time::ADDRESS, stolen_time.host_address(), stolen_time::SIZE, records)?;
     if let gic::host::Controller::V2(distributor) = &host().controller {
         put(
@@ -166,7 +166,9 @@ fn controller(mpidrs: &[u64]) -> Result<Vgic, String> {
         vcpus: &affinities,
         spis: GUEST_SPIS,
         priority_bits: host().priority_bits,
-        hardware_deactivation: true,
+        // QEMU's GICv2 does not look at the input again when a guest deactivates a physical
+        // interrupt through a list register: a timer that is still due would be lost.
+        hardware_deactivation: host().is_gicv3(),
     })
     .map_err(failed)?;
     for number in 0..mpidrs.len() {

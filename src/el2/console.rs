@@ -147,8 +147,7 @@ struct Focus {
     input: VecDeque<u8>,
 }
 
-static FOCUS: TicketMutex<Focus> =
-    TicketMutex::new(Focus { port: None, input: VecDeque::new() });
+static FOCUS: TicketMutex<Focus> = TicketMutex::new(Focus { port: None, input: VecDeque::new() });
 
 /// Gives the keyboard to the first guest that asks.
 pub(crate) fn attach(port: &Arc<Pl011>) {

@@ -1,10 +1,10 @@
 //! Loads and stores to devices for which the hardware gives no syndrome:
 //! pairs, post-indexed forms, SIMD registers (Arm ARM D24.2.40, ISV = 0).
 
+use bunshin::address::GuestAddress;
 use bunshin::backend::Vcpu as _;
 use bunshin::bus::Width;
 use bunshin::exit::{Completion, Exit, FaultAccess, Operation};
-use bunshin::address::GuestAddress;
 use bunshin::memory::GuestMemory;
 use traps::exception::ProgramState;
 use traps::load_store::{self, Instruction, LoadStore, Register};

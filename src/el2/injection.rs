@@ -4,10 +4,12 @@ use traps::exception::{self, Exception, ProgramState, Target};
 use traps::syndrome::{ExceptionClass, FaultStatus, Syndrome};
 
 use crate::el2::host::host;
-use crate::el2::registers::{read_aliased, read_register, synchronize, write_aliased, write_register};
+use crate::el2::registers::{
+    read_aliased, read_register, synchronize, write_aliased, write_register,
+};
 use crate::el2::vcpu::El2Vcpu;
-use bunshin::statistics::ExitKind;
 use bunshin::backend::Vcpu as _;
+use bunshin::statistics::ExitKind;
 
 impl El2Vcpu {
     /// Has the guest take `exception`. Only while loaded.

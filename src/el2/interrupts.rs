@@ -59,11 +59,7 @@ impl Interrupts {
             virtual_timer: number(&timer.virtual_timer, 27),
             physical_timer: number(&timer.physical, 30),
             hypervisor_timer: number(&timer.hypervisor_physical, 26),
-            pmu: platform
-                .pmu
-                .iter()
-                .filter_map(intid)
-                .find(|number| *number < IntId::PRIVATE),
+            pmu: platform.pmu.iter().filter_map(intid).find(|number| *number < IntId::PRIVATE),
             maintenance,
             console: platform
                 .console

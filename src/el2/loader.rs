@@ -36,8 +36,8 @@ pub(crate) fn load(machine: &Machine) -> Result<BootState, LoadError> {
     if let Some(raw) = config.raw {
         put(machine, raw.load, kernel, "kernel")?;
         let tree = device_tree(machine, None)?;
-        let place = placement::firmware_tree(machine.ram.size(), tree.len() as u64)
-            .map_err(error)?;
+        let place =
+            placement::firmware_tree(machine.ram.size(), tree.len() as u64).map_err(error)?;
         if raw.load < place.end().get() {
             return Err(error(format!(
                 "kernel: load address {:#x} is where the device tree stands ({:#x} to {:#x}); load it higher",
@@ -47,16 +47,13 @@ pub(crate) fn load(machine: &Machine) -> Result<BootState, LoadError> {
             )));
         }
         put(machine, place.base().get(), &tree, "device tree")?;
-        return Ok(BootState {
-            entry: GuestAddress(raw.entry),
-            context: place.base().get(),
-        });
+        return Ok(BootState { entry: GuestAddress(raw.entry), context: place.base().get() });
     }
     if elf::is_elf(kernel) {
         let entry = elf::load(kernel, EM_AARCH64, &machine.ram).map_err(error)?;
         let tree = device_tree(machine, None)?;
-        let place = placement::firmware_tree(machine.ram.size(), tree.len() as u64)
-            .map_err(error)?;
+        let place =
+            placement::firmware_tree(machine.ram.size(), tree.len() as u64).map_err(error)?;
         put(machine, place.base().get(), &tree, "device tree")?;
         return Ok(BootState { entry, context: place.base().get() });
     }

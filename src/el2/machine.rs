@@ -17,9 +17,9 @@ use stage2::{PageTable, VmidTag, Vmsa};
 use traps::identification::IdRegisters;
 
 use crate::el2::host::host;
-use crate::el2::percpu;
 use crate::el2::loader;
 use crate::el2::memory::Ram;
+use crate::el2::percpu;
 use crate::el2::registers::read_register;
 use crate::el2::stolen_time::StolenTimePage;
 use crate::el2::{frames, mmu};

@@ -88,9 +88,9 @@ impl Format for HostFormat {
         }
         entry |= match leaf.attributes.memory {
             MemoryType::Normal => NORMAL,
-            MemoryType::NormalNonCacheable
-            | MemoryType::DeviceNGnRnE
-            | MemoryType::DeviceNGnRE => DEVICE,
+            MemoryType::NormalNonCacheable | MemoryType::DeviceNGnRnE | MemoryType::DeviceNGnRE => {
+                DEVICE
+            }
         };
         if !leaf.writable() {
             entry |= READ_ONLY;
@@ -125,11 +125,7 @@ impl Format for HostFormat {
             read: true,
             write: true,
             execute: entry & never == 0,
-            memory: if entry & DEVICE == 0 {
-                MemoryType::Normal
-            } else {
-                MemoryType::DeviceNGnRnE
-            },
+            memory: if entry & DEVICE == 0 { MemoryType::Normal } else { MemoryType::DeviceNGnRnE },
         };
         let software = Software::from_bits_truncate((entry >> SOFTWARE_SHIFT) as u8);
         Entry::Leaf(Leaf::from_software(address, attributes, software))

@@ -104,12 +104,8 @@ fn release(cpu: &Cpu, conduit: Option<Conduit>) -> bool {
     let entry = secondary_entry as *const () as u64;
     match &cpu.enable_method {
         EnableMethod::Psci => match conduit {
-            Some(Conduit::Smc) => {
-                smccc::psci::cpu_on::<Smc>(cpu.mpidr.get(), entry, 0).is_ok()
-            }
-            Some(Conduit::Hvc) => {
-                smccc::psci::cpu_on::<Hvc>(cpu.mpidr.get(), entry, 0).is_ok()
-            }
+            Some(Conduit::Smc) => smccc::psci::cpu_on::<Smc>(cpu.mpidr.get(), entry, 0).is_ok(),
+            Some(Conduit::Hvc) => smccc::psci::cpu_on::<Hvc>(cpu.mpidr.get(), entry, 0).is_ok(),
             None => false,
         },
         EnableMethod::SpinTable { release } => {

@@ -5,10 +5,12 @@ use traps::exception::{Exception, ProgramState};
 use traps::syndrome::{Direction, ExceptionClass, Syndrome, SystemRegisterTrap, Trap, WaitKind};
 use traps::system_register::{Action, Encoding, SoftwareInterrupt, Visibility};
 
-use bunshin::exit::Fatal;
 use crate::el2::host::host;
-use crate::el2::registers::{read_aliased, read_register, synchronize, write_aliased, write_register};
+use crate::el2::registers::{
+    read_aliased, read_register, synchronize, write_aliased, write_register,
+};
 use crate::el2::vcpu::El2Vcpu;
+use bunshin::exit::Fatal;
 
 /// `SCTLR_EL1.M` and `SCTLR_EL1.C`.
 const SCTLR_CACHES: u64 = 1 << 0 | 1 << 2;

@@ -177,14 +177,12 @@ impl El2Vcpu {
         }
     }
 
-    fn private_lines(&self) -> impl Iterator<Item = (Line, gic::IntId)> + use<> {
+    /// Private interrupts of the host that belong to this virtual CPU while it is loaded.
+    pub(crate) fn private_lines(&self) -> impl Iterator<Item = (Line, gic::IntId)> + use<> {
         let index = self.index;
-        host()
-            .interrupts
-            .guest_private()
-            .map(move |(number, physical)| {
-                (Line::Ppi(index, gic::IntId::new(number)), gic::IntId::new(physical))
-            })
+        host().interrupts.guest_private().map(move |(number, physical)| {
+            (Line::Ppi(index, gic::IntId::new(number)), gic::IntId::new(physical))
+        })
     }
 }
 
@@ -192,10 +190,7 @@ impl backend::Vcpu for El2Vcpu {
     fn load(&mut self, trap_idle: bool) {
         let host = host();
         self.controls.load(trap_idle);
-        write_register!(
-            "cntvoff_el2",
-            self.machine.counter_offset.load(Ordering::Relaxed)
-        );
+        write_register!("cntvoff_el2", self.machine.counter_offset.load(Ordering::Relaxed));
         let mpidr = self.machine.mpidrs.get(self.index.get()).copied().unwrap_or(0);
         write_register!("vmpidr_el2", crate::el2::traps_control::vmpidr(mpidr));
         write_register!("vpidr_el2", read_register!("midr_el1"));

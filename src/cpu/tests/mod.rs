@@ -1,0 +1,7 @@
+//! The loop of a host CPU on the fake backend.
+
+mod access;
+mod interleaving;
+mod power;
+mod sharing;
+mod waiting;

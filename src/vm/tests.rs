@@ -1,0 +1,186 @@
+//! The life cycle of virtual machines on the fake backend.
+
+use std::sync::atomic::Ordering::SeqCst;
+
+use super::*;
+use crate::config::MachineConfig;
+use crate::exit::{Exit, Fatal, PowerRequest};
+use crate::fake::device::Asked;
+use crate::fake::vcpu::{BOOT_CONTEXT, Event, IMAGE, Op};
+use crate::fake::world::{Step, World, vm};
+
+const OFF: Op = Op::Exit(Exit::Power(PowerRequest::SystemOff));
+const RESET: Op = Op::Exit(Exit::Power(PowerRequest::SystemReset));
+const STEP_1: Op = Op::Do(|world| {
+    world.step(1);
+});
+
+fn on(target: usize, entry: u64) -> Op {
+    let entry = crate::address::GuestAddress(entry);
+    Op::Exit(Exit::Power(PowerRequest::CpuOn { target: VcpuId(target), entry, context: 0 }))
+}
+
+fn machines(names: &[&str], vcpus: u32) -> MachineConfig {
+    MachineConfig { vms: names.iter().map(|name| vm(name, vcpus)).collect() }
+}
+
+#[test]
+fn a_machine_boots_from_its_configuration() {
+    let world = World::of_one(&[Op::Work(1)]);
+    let one = &world.vms[0];
+    assert_eq!(one.state(), State::Running);
+    assert_eq!(one.vcpus.len(), 1);
+    assert_eq!(*one.machine.memory.lock().unwrap(), IMAGE);
+    world.step(0);
+    let start = Event::Start(0, 0x4000_0000, BOOT_CONTEXT);
+    assert_eq!(
+        one.machine.take_trace(),
+        [Event::MachineReset, start, Event::Load(0), Event::Save(0)]
+    );
+    assert_eq!(world.settle(), Step::Asleep);
+}
+
+#[test]
+fn a_machine_that_does_not_start_by_itself_waits_for_the_user() {
+    let mut config = machines(&["one"], 1);
+    config.vms[0].autostart = false;
+    let world = World::start(1, &config, &[(&[&[Op::Work(3), OFF], &[OFF]], &[])]);
+    let one = &world.vms[0];
+    let backend = &world.hypervisor.backend;
+    assert_eq!(world.settle(), Step::Asleep);
+    assert_eq!(one.state(), State::Created);
+    assert!(!one.request(backend, Transition::Reset));
+    for boots in 1..=2 {
+        assert!(one.start(backend));
+        assert!(!one.start(backend), "it runs already");
+        assert_eq!(world.settle(), Step::Asleep);
+        assert_eq!(one.state(), State::Stopped);
+        assert_eq!(one.machine.resets.load(SeqCst), boots);
+    }
+}
+
+/// Everybody is in the middle of guest code when the first one restarts the machine.
+#[test]
+fn a_reset_waits_until_all_virtual_cpus_have_left() {
+    let first = [
+        on(1, 0x100),
+        on(2, 0x200),
+        Op::Store(0, b'!'),
+        STEP_1,
+        Op::Do(|world| panic!("goes on after the reset of {:?}", world.vms[0].state())),
+    ];
+    let second = [
+        Op::Do(|world| {
+            world.step(2);
+        }),
+        Op::Do(|world| panic!("goes on after the reset of {:?}", world.vms[0].state())),
+    ];
+    let third = [RESET];
+    let again = [Op::Work(2)];
+    let config = machines(&["one"], 3);
+    let others: [(u64, &[Op]); 2] = [(0x100, &second), (0x200, &third)];
+    let world = World::start(3, &config, &[(&[&first, &again], &others)]);
+    world.devices[0].take();
+    let one = &world.vms[0];
+    world.step(0);
+    let events = one.machine.take_trace();
+    let reset = events.iter().skip(1).position(|e| *e == Event::MachineReset).unwrap() + 1;
+    let left = |who| events[..reset].contains(&Event::Save(who));
+    assert!(left(0) && left(1) && left(2), "{events:?}");
+    assert_eq!(one.state(), State::Running);
+    assert_eq!(one.machine.resets.load(SeqCst), 2);
+    assert_eq!(*one.machine.memory.lock().unwrap(), IMAGE);
+    // The device has a window in each address space.
+    assert_eq!(world.devices[0].take(), [Asked::Reset; 2]);
+    let powers: Vec<_> = one.vcpus.iter().map(|vcpu| vcpu.power()).collect();
+    assert!(matches!(powers[..], [Power::OnPending { .. }, Power::Off, Power::Off]));
+    world.settle();
+    let started: Vec<_> = one.machine.take_trace();
+    assert_eq!(started.first(), Some(&Event::Start(0, 0x4000_0001, BOOT_CONTEXT)));
+    assert_eq!(one.machine.resets.load(SeqCst), 2);
+}
+
+#[test]
+fn a_reset_takes_sleepers_along() {
+    let first = [on(1, 0x100), RESET];
+    let sleeper = [Op::Timer(100), Op::Await];
+    let world = World::start(2, &machines(&["one"], 2), &[(&[&first, &[]], &[(0x100, &sleeper)])]);
+    let one = &world.vms[0];
+    assert_eq!(one.vcpus[1].turn_on(crate::address::GuestAddress(0x100), 0), PowerAnswer::Success);
+    // The other host CPU idles with the sleeper loaded.
+    world.when_idle(|world| {
+        world.step(0);
+        assert_eq!(world.vms[0].state(), State::Draining(Transition::Reset));
+    });
+    world.step(1);
+    assert_eq!(one.machine.resets.load(SeqCst), 2);
+    assert_eq!(one.vcpus[1].power(), Power::Off);
+    assert_eq!(world.settle(), Step::Asleep);
+    assert_eq!(world.host.now(), 0, "nobody waits for the sleeper's timer");
+}
+
+#[test]
+fn the_first_of_two_requests_wins() {
+    let first = [
+        Op::Do(|world| {
+            let one = &world.vms[0];
+            let backend = &world.hypervisor.backend;
+            assert!(one.request(backend, Transition::Off));
+            assert!(!one.request(backend, Transition::Reset));
+            assert_eq!(one.state(), State::Draining(Transition::Off));
+        }),
+        Op::Work(1000),
+    ];
+    let world = World::of_one(&first);
+    world.settle();
+    assert_eq!(world.vms[0].state(), State::Stopped);
+    assert_eq!(world.host.now(), 0);
+}
+
+#[test]
+fn a_machine_that_nobody_runs_stops_at_once() {
+    let world = World::of_one(&[]);
+    world.settle();
+    assert!(world.vms[0].request(&world.hypervisor.backend, Transition::Off));
+    assert_eq!(world.vms[0].state(), State::Stopped);
+}
+
+#[test]
+fn a_guest_that_dies_stops_alone() {
+    let config = machines(&["dies", "lives"], 1);
+    let dies = [Op::Work(20), Op::Exit(Exit::Fatal(Fatal::ExceptionLoop)), Op::Work(1000)];
+    let lives = [Op::Work(200)];
+    for cpus in 1..=2 {
+        let world = World::start(cpus, &config, &[(&[&dies], &[]), (&[&lives], &[])]);
+        world.hypervisor.complete_start();
+        assert_eq!(world.settle(), Step::Asleep);
+        assert_eq!(world.vms[0].state(), State::Stopped);
+        assert_eq!(world.vms[0].vcpus[0].power(), Power::Off);
+        assert_eq!(world.vms[1].state(), State::Running);
+        assert_eq!(world.host.now(), 220);
+    }
+}
+
+#[test]
+fn images_that_cannot_be_loaded_leave_the_machine_as_it_was() {
+    let world = World::of_one(&[OFF]);
+    let one = &world.vms[0];
+    let backend = &world.hypervisor.backend;
+    world.settle();
+    one.machine.loadable.store(false, SeqCst);
+    assert!(!one.start(backend));
+    assert_eq!(one.state(), State::Stopped);
+    one.machine.loadable.store(true, SeqCst);
+    assert!(one.start(backend));
+}
+
+#[test]
+fn a_machine_that_cannot_be_loaded_again_is_stopped() {
+    let first =
+        [Op::Do(|world| world.vms[0].machine.loadable.store(false, SeqCst)), RESET, Op::Work(9)];
+    let world = World::of_one(&first);
+    world.hypervisor.complete_start();
+    assert_eq!(world.settle(), Step::PoweredOff);
+    assert_eq!(world.vms[0].state(), State::Stopped);
+    assert_eq!(world.host.now(), 0);
+}
