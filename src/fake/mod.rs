@@ -9,6 +9,7 @@
 
 pub(crate) mod baton;
 pub(crate) mod device;
+pub(crate) mod journal;
 pub(crate) mod vcpu;
 pub(crate) mod world;
 

@@ -4,4 +4,5 @@ mod access;
 mod interleaving;
 mod power;
 mod sharing;
+mod stopping;
 mod waiting;
