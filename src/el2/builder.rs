@@ -11,6 +11,7 @@ use bunshin::bus::{Bus, Space};
 use bunshin::config::VmConfig;
 use bunshin::device::clock::WallClock;
 use bunshin::device::console::ConsoleSink;
+use bunshin::device::flash::ErasedFlash;
 use bunshin::device::pl011::{Pl011, Revision};
 use bunshin::device::pl031::Pl031;
 use bunshin::hypervisor::{Hypervisor, Placement};
@@ -183,6 +184,13 @@ fn controller(mpidrs: &[u64]) -> Result<Vgic, String> {
 /// The devices of QEMU's `virt` that every guest has.
 fn devices(machine: &Arc<Machine>) -> Result<Bus, String> {
     let mut bus = Bus::new();
+    bus.attach(
+        Space::Memory,
+        layout::FLASH.base().get(),
+        layout::FLASH.size(),
+        Arc::new(ErasedFlash),
+    )
+    .map_err(failed)?;
     let wire = Wire::to_spi(layout::UART_SPI);
     wire.connect(machine);
     let uart = Arc::new(Pl011::new(Revision::R1p1, Arc::new(HostConsole), wire));

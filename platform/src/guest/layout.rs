@@ -2,6 +2,8 @@
 
 use super::{GuestAddress, GuestRange};
 
+/// Parallel flash, both banks.
+pub const FLASH: GuestRange = GuestRange::constant(0, 0x0800_0000);
 /// Distributor, GICv2 and GICv3.
 pub const GICD: GuestRange = GuestRange::constant(0x0800_0000, 0x1_0000);
 /// CPU interface of a GICv2. The registers take the first 8 KiB.
