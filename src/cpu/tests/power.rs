@@ -1,5 +1,7 @@
 //! The power controller of a virtual machine.
 
+use std::sync::atomic::Ordering::SeqCst;
+
 use crate::address::{GuestAddress, VcpuId};
 use crate::config::MachineConfig;
 use crate::exit::{Exit, PowerAnswer, PowerRequest};
@@ -155,4 +157,16 @@ fn the_machine_suspends_only_when_all_others_are_off() {
             Event::Start(0, 0x300, 4),
         ]
     );
+}
+
+#[test]
+fn a_host_cpu_is_kicked_for_the_virtual_cpu_that_starts_on_it() {
+    let config = MachineConfig { vms: vec![vm("one", 2)] };
+    let first = [Op::Exit(cpu_on(1, 0x100)), Op::Exit(cpu_on(1, 0x100))];
+    let world = World::start(2, &config, &[(&[&first], &[(0x100, &[])])]);
+    world.step(1);
+    let kicks = &world.host.cpus[1].kicks;
+    let before = kicks.load(SeqCst);
+    world.step(0);
+    assert_eq!(kicks.load(SeqCst), before + 1, "once for the start, not for its refusal");
 }
