@@ -3,6 +3,7 @@
 
 extern crate alloc;
 
+pub mod asid;
 pub mod boot_info;
 pub mod controls;
 pub mod event;

@@ -38,8 +38,7 @@ struct Focus {
     waiting: VecDeque<u8>,
 }
 
-static FOCUS: TicketMutex<Focus> =
-    TicketMutex::new(Focus { port: None, waiting: VecDeque::new() });
+static FOCUS: TicketMutex<Focus> = TicketMutex::new(Focus { port: None, waiting: VecDeque::new() });
 
 fn register(ioapic: &IoApic, offset: u64) -> *mut u32 {
     (ioapic.address.get() + offset) as *mut u32

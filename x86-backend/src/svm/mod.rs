@@ -1,7 +1,6 @@
 //! AMD-V (APM volume 2, chapter 15): nested paging, one control block a
 //! virtual CPU.
 
-mod asid;
 mod permissions;
 mod processor;
 mod switch;
@@ -11,13 +10,13 @@ use alloc::boxed::Box;
 
 use bunshin::bus::Width;
 use bunshin::exit::RawExit;
+use x86_backend::asid::Asid;
 use x86_backend::event::{self, Event, Source};
 use x86_backend::machine::registers::{InitialState, RFLAGS_FIXED, Segment};
 use x86_backend::state::{EFER_SVME, RAX, RSP, Registers, SegmentName};
 
 use crate::engine::{Cause, Engine, Features, Field, NestedFault, PortAccess, StringAccess};
 use crate::host::{self, PerCpu};
-use asid::Asid;
 pub(crate) use processor::{Processor, enable, probe};
 use vmcb::{Vmcb, clean, exit, intercept_1, intercept_2, interrupt_control, tlb_control};
 

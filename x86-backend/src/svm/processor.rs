@@ -6,9 +6,9 @@ use core::cell::Cell;
 use alloc::boxed::Box;
 use x86_64::registers::model_specific::{Efer, EferFlags, Msr};
 
-use super::asid::{Asid, AsidPool};
 use super::switch;
 use crate::host::PerCpu;
+use x86_backend::asid::{Asid, AsidPool};
 
 /// CPUID leaf with AMD-V itself.
 const LEAF_EXTENDED: u32 = 0x8000_0001;

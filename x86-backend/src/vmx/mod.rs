@@ -317,6 +317,8 @@ impl Engine for Vmx {
         if !self.at_home {
             // The first start happens on the host CPU that runs it for ever.
             vmcs::clear(self.vmcs);
+            // That leaves no structure current, if it was this one.
+            PerCpu::current().vmx.current.set(0);
             self.initialise();
             self.write_host();
             processor::invalidate_tables(&self.controls, self.tables | EPT_POINTER);
