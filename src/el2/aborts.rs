@@ -240,11 +240,8 @@ impl El2Vcpu {
         let address = if abort.has_intermediate_address() {
             fault_page() | far & PAGE_OFFSET
         } else {
-            match translate_stage1(far, state, abort.is_write()) {
-                Some(address) => address,
-                // The guest changed its tables meanwhile: it meets its own fault.
-                None => return None,
-            }
+            // A guest that changed its tables meanwhile meets its own fault.
+            translate_stage1(far, state, abort.is_write())?
         };
         if self.machine.ram.contains(address, 1) {
             // Memory is always mapped: another CPU was replacing the entry.

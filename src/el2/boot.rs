@@ -16,6 +16,7 @@ use log::{error, info, warn};
 use platform::discover::{self, ConsoleKind, Cpu, InterruptController, InterruptSource, Platform};
 use platform::tree::Tree;
 use platform::{PhysicalAddress, Region};
+use spin::mutex::TicketMutex;
 use stage2::{Geometry, IdRegisters, VmidAllocator};
 
 use crate::el2::backend::El2;
@@ -213,17 +214,17 @@ fn start(platform: &Platform, features: Features, bundle: Option<Region>) -> Res
     let mut interface = controller.init_cpu(Affinity::from_mpidr(affinity())).map_err(text)?;
     let priority_bits = interface.priority_bits();
     let (blob, config) = open_bundle(bundle);
-    let host = host::set_host(Host::new(
+    let host = host::set_host(Host {
         features,
         geometry,
         controller,
-        Interrupts::of(platform, maintenance),
-        conduit(platform),
-        blob,
+        interrupts: Interrupts::of(platform, maintenance),
+        conduit: conduit(platform),
+        bundle: blob,
         priority_bits,
-        vmids,
-        cpus,
-    ));
+        sgi_targets: Host::sgi_targets(cpus),
+        vmids: TicketMutex::new(vmids),
+    });
     install(0, interface);
     host.interrupts.enable_console();
     console::enable_receive_interrupt();

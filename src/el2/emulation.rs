@@ -2,7 +2,6 @@
 //! pairs, post-indexed forms, SIMD registers (Arm ARM D24.2.40, ISV = 0).
 
 use bunshin::address::GuestAddress;
-use bunshin::backend::Vcpu as _;
 use bunshin::bus::Width;
 use bunshin::exit::{Completion, Exit, FaultAccess, Operation};
 use bunshin::memory::GuestMemory;

@@ -18,9 +18,12 @@ struct LockedHeap(TicketMutex<Heap<32>>);
 static HEAP: LockedHeap = LockedHeap(TicketMutex::new(Heap::empty()));
 
 #[repr(align(4096))]
-struct Memory([u8; SIZE]);
+struct Memory {
+    #[expect(dead_code, reason = "only its address and size matter")]
+    bytes: [u8; SIZE],
+}
 
-static mut MEMORY: Memory = Memory([0; SIZE]);
+static mut MEMORY: Memory = Memory { bytes: [0; SIZE] };
 
 // SAFETY: the buddy heap hands out disjoint, aligned blocks of MEMORY.
 unsafe impl GlobalAlloc for LockedHeap {

@@ -2,7 +2,7 @@
 //! from then on.
 
 use alloc::vec::Vec;
-use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use core::sync::atomic::AtomicBool;
 
 use bunshin::address::CpuId;
 use bunshin::config::Payload;
@@ -61,10 +61,9 @@ pub(crate) struct Host {
     /// Priority bits of the list registers.
     pub(crate) priority_bits: u8,
     /// How to reach each CPU.
-    sgi_targets: Vec<Once<SgiTarget>>,
-    vmids: TicketMutex<VmidAllocator>,
-    /// `VTTBR_EL2` that each CPU has loaded, for maintenance under a VM's VMID.
-    vttbrs: Vec<AtomicU64>,
+    pub(crate) sgi_targets: Vec<Once<SgiTarget>>,
+    /// The VMIDs of all virtual machines.
+    pub(crate) vmids: TicketMutex<VmidAllocator>,
 }
 
 /// Which CPUs have arrived in `secondary_main`.
@@ -98,30 +97,9 @@ pub(crate) fn set_hypervisor(hypervisor: Hypervisor<El2>) -> &'static Hypervisor
 }
 
 impl Host {
-    /// This machine with `cpus` CPUs.
-    pub(crate) fn new(
-        features: Features,
-        geometry: Geometry,
-        controller: Controller,
-        interrupts: Interrupts,
-        conduit: Option<Conduit>,
-        bundle: Blob,
-        priority_bits: u8,
-        vmids: VmidAllocator,
-        cpus: usize,
-    ) -> Self {
-        Host {
-            features,
-            geometry,
-            controller,
-            interrupts,
-            conduit,
-            bundle,
-            priority_bits,
-            sgi_targets: (0..cpus).map(|_| Once::new()).collect(),
-            vmids: TicketMutex::new(vmids),
-            vttbrs: (0..cpus).map(|_| AtomicU64::new(0)).collect(),
-        }
+    /// A place for each of `cpus` CPUs to say how it is reached.
+    pub(crate) fn sgi_targets(cpus: usize) -> Vec<Once<SgiTarget>> {
+        (0..cpus).map(|_| Once::new()).collect()
     }
 
     /// The controller's version is 3.
@@ -180,9 +158,6 @@ impl Host {
         let vttbr = self.vttbr(vmid, translation);
         write_register!("vtcr_el2", self.geometry.vtcr());
         write_register!("vttbr_el2", vttbr);
-        if let Some(entry) = self.vttbrs.get(cpu) {
-            entry.store(vttbr, Ordering::Relaxed);
-        }
         synchronize();
     }
 

@@ -5,7 +5,6 @@ use alloc::vec::Vec;
 
 use bunshin::address::GuestAddress;
 use bunshin::backend::{BootState, LoadError};
-use bunshin::config::Payload;
 use bunshin::elf;
 use bunshin::memory::GuestMemory;
 use platform::discover::Mpidr;

@@ -1,7 +1,7 @@
 //! A virtual machine's AArch64 part: memory behind stage 2, the virtual
 //! interrupt controller, and what all of its virtual CPUs share.
 
-use alloc::sync::Arc;
+use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU64, Ordering};
 
@@ -112,7 +112,7 @@ impl backend::Machine for Machine {
 
 /// A device's wire to the virtual interrupt controller.
 pub(crate) struct Wire {
-    machine: Once<alloc::sync::Weak<Machine>>,
+    machine: Once<Weak<Machine>>,
     line: Line,
 }
 
@@ -120,7 +120,7 @@ impl Wire {
     /// A wire to shared peripheral interrupt `spi`; connected later, since
     /// machine and devices know each other.
     pub(crate) fn to_spi(spi: u32) -> Arc<Self> {
-        let line = Line::Spi(gic::IntId::new(platform::guest::layout::FIRST_SPI + spi));
+        let line = Line::Spi(IntId::new(platform::guest::layout::FIRST_SPI + spi));
         Arc::new(Wire { machine: Once::new(), line })
     }
 
@@ -132,7 +132,7 @@ impl Wire {
 
 impl InterruptLine for Wire {
     fn set(&self, asserted: bool) {
-        if let Some(machine) = self.machine.get().and_then(alloc::sync::Weak::upgrade) {
+        if let Some(machine) = self.machine.get().and_then(Weak::upgrade) {
             machine.change_interrupts(|vgic| vgic.set_level(self.line, asserted));
         }
     }

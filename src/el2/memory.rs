@@ -63,11 +63,6 @@ impl Ram {
         &self.pieces
     }
 
-    /// First guest address.
-    pub(crate) fn base(&self) -> u64 {
-        self.base
-    }
-
     /// Length in bytes.
     pub(crate) fn size(&self) -> u64 {
         self.size

@@ -2,7 +2,7 @@
 
 use bunshin::exit::Exit;
 use traps::exception::{Exception, ProgramState};
-use traps::syndrome::{Direction, ExceptionClass, Syndrome, SystemRegisterTrap, Trap, WaitKind};
+use traps::syndrome::{Direction, Syndrome, SystemRegisterTrap, Trap, WaitKind};
 use traps::system_register::{Action, Encoding, SoftwareInterrupt, Visibility};
 
 use crate::el2::host::host;
@@ -194,10 +194,4 @@ impl El2Vcpu {
             }
         }
     }
-}
-
-/// Whether a class is that of `HVC` in AArch64.
-#[inline]
-pub(crate) fn is_hvc(class: ExceptionClass) -> bool {
-    class == ExceptionClass::HVC64
 }

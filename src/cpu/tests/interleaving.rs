@@ -41,8 +41,14 @@ fn borrow(others: &[(u64, Vec<Op>)]) -> Vec<(u64, &[Op])> {
     others.iter().map(|(entry, ops)| (*entry, &ops[..])).collect()
 }
 
+fn config() -> ProptestConfig {
+    // Miri is a thousand times as slow.
+    let cases = if cfg!(miri) { 2 } else { 200 };
+    ProptestConfig { cases, failure_persistence: None, ..ProptestConfig::default() }
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 200, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(config())]
 
     #[test]
     fn no_wake_up_is_lost(choices in choices(), cpus in 1usize..4, vcpus in 2usize..5) {
