@@ -21,6 +21,7 @@ use x86_backend::paging::{Kind, Nested};
 
 use crate::backend::X86;
 use crate::engine::Engine;
+use crate::hello;
 use crate::host::{self, PerCpu, give_up};
 use crate::images::Images;
 use crate::ram::Ram;
@@ -82,15 +83,20 @@ fn run<E: Engine>(
     let hypervisor = place.call_once(|| Hypervisor::new(X86::new(), cpus));
     decode::warm_up();
     let mut placement = Placement::new((0..cpus).map(CpuId));
-    let bundle = match info.modules.first() {
-        Some(module) => host::memory::module(*module),
-        None => give_up(&"no bundle; give one as the first module (`-initrd`, `module2`)"),
+    let (bundle, vms) = match info.modules.first() {
+        Some(module) => {
+            let bundle = host::memory::module(*module);
+            match bundle::open(bundle) {
+                Ok(machine) => (bundle, machine.vms),
+                Err(error) => give_up(&format_args!("bundle: {error}")),
+            }
+        }
+        None => {
+            log::info!("no bundle: give one as the first module (`-initrd`, `module2`)");
+            (hello::bytes(), alloc::vec![hello::config()])
+        }
     };
-    let machine = match bundle::open(bundle) {
-        Ok(machine) => machine,
-        Err(error) => give_up(&format_args!("bundle: {error}")),
-    };
-    for config in machine.vms {
+    for config in vms {
         let name = config.name.clone();
         let autostart = config.autostart;
         match make_vm::<E>(config, bundle, &mut placement, kind) {

@@ -9,6 +9,8 @@ mod backend;
 #[cfg(all(target_arch = "x86_64", target_os = "none"))]
 mod engine;
 #[cfg(all(target_arch = "x86_64", target_os = "none"))]
+mod hello;
+#[cfg(all(target_arch = "x86_64", target_os = "none"))]
 mod host;
 #[cfg(all(target_arch = "x86_64", target_os = "none"))]
 mod images;
