@@ -59,7 +59,7 @@ fn a_machine_that_does_not_start_by_itself_waits_for_the_user() {
     }
 }
 
-/// Everybody is in the middle of guest code when the first one restarts the machine.
+/// Everybody is in the middle of guest code when the third one restarts the machine.
 #[test]
 fn a_reset_waits_until_all_virtual_cpus_have_left() {
     let first = [
