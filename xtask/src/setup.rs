@@ -201,7 +201,8 @@ fn guests(workspace: &Workspace, options: &Options) -> Result<()> {
     let fetched = [Guest::Debian61, Guest::Debian612, Guest::UBoot].map(path);
     let complete = fetched.iter().chain([&busybox]).all(|file| file.is_file());
     if options.refresh || !complete {
-        let apt = PrivateApt::create(&folder.join("apt"), &mirror(options)?)?;
+        let root = folder.join("apt");
+        let apt = PrivateApt::create(&root, &mirror(options)?)?;
         apt.update()?;
         for (guest, suite) in [(Guest::Debian61, RELEASE), (Guest::Debian612, BACKPORTS)] {
             let package = apt.first_dependency("linux-image-arm64", suite)?;
@@ -210,6 +211,8 @@ fn guests(workspace: &Workspace, options: &Options) -> Result<()> {
         let package = apt.download("u-boot-qemu")?;
         apt.extract(&package, "./usr/lib/u-boot/qemu_arm64/u-boot.bin", &path(Guest::UBoot))?;
         apt.extract(&apt.download("busybox-static")?, "./bin/busybox", &busybox)?;
+        // The packages are a hundred times larger than what is needed of them.
+        fs::remove_dir_all(&root)?;
     }
     let initramfs = initramfs::build(&fs::read(&busybox)?)?;
     let file = path(Guest::Initramfs);

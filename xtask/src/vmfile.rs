@@ -19,6 +19,9 @@ const MIB: u64 = 1 << 20;
 /// Memory of a VM is a multiple of the large pages that map it.
 pub const MEMORY_GRANULE: u64 = 2 * MIB;
 
+/// Most VMs of one bundle.
+pub const MAX_VMS: usize = 64;
+
 /// Most virtual CPUs of one VM.
 pub const MAX_VCPUS: u32 = 64;
 
@@ -181,6 +184,9 @@ impl VmFile {
         if parsed.vms.is_empty() {
             bail!("{file}: no [[vm]]; describe at least one");
         }
+        if parsed.vms.len() > MAX_VMS {
+            bail!("{file}: {} VMs; a bundle holds {MAX_VMS}", parsed.vms.len());
+        }
         for (index, vm) in parsed.vms.iter().enumerate() {
             let known = &parsed.vms[..index];
             let duplicate = known.iter().any(|k| k.get_ref().name == vm.get_ref().name);
@@ -257,13 +263,24 @@ impl Vm {
             Some(_) => kernel,
             None => kernel::unwrap(kernel).with_context(|| format!("kernel {:?}", self.kernel))?,
         };
+        let initrd = self.initrd.as_deref().map(read).transpose()?;
+        let Size(memory) = self.memory;
+        let payload = (kernel.len() + initrd.as_ref().map_or(0, Vec::len)) as u64;
+        // Most of an ELF file may be symbols.
+        if payload > memory && !kernel.starts_with(b"\x7fELF") {
+            bail!(
+                "kernel and initrd have {} MiB; memory of {} MiB does not hold them",
+                payload.div_ceil(MIB),
+                memory / MIB
+            );
+        }
         Ok(fit::Vm {
             name: self.name.clone(),
             vcpus: self.vcpus,
-            memory: self.memory.0,
+            memory,
             kernel,
             raw: raw.map(|raw| fit::Raw { load: raw.load, entry: raw.entry.unwrap_or(raw.load) }),
-            initrd: self.initrd.as_deref().map(read).transpose()?,
+            initrd,
             command_line: self.cmdline.clone(),
             cpus: self.cpus.clone(),
             weight: self.weight,
@@ -289,6 +306,16 @@ fn locate(name: &str, base: &Path, guests: &Path) -> Result<PathBuf> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// The header of an arm64 `Image`, as far as it matters.
+    const IMAGE: &[u8] = &{
+        let mut header = [0; 64];
+        header[0x38] = b'A';
+        header[0x39] = b'R';
+        header[0x3a] = b'M';
+        header[0x3b] = b'd';
+        header
+    };
 
     const WEB: &str = "[machine]\ncpus = 4\nmemory = \"2G\"\n\n[[vm]]\nname = \"web\"\n\
         memory = \"512M\"\nkernel = \"Image\"\n";
@@ -320,6 +347,7 @@ mod tests {
             (WEB.replace("512M", "2G"), "web.toml:5: vm \"web\": memory of 2048 MiB does not"),
             (WEB.replace("512M", "512Q"), "web.toml:7: size \"512Q\": unknown unit"),
             ("[machine]\n".to_string(), "web.toml: no [[vm]]"),
+            ("[[vm]]\nname = \"a\"\nmemory = 0\nkernel = \"\"\n".repeat(65), "web.toml: 65 VMs;"),
             ("= 1".to_string(), "web.toml:1: "),
         ] {
             let error = format!("{:#}", VmFile::parse(&text, "web.toml").unwrap_err());
@@ -363,7 +391,13 @@ mod tests {
         let raw = fit::Raw { load: 0x4020_0000, entry: 0x4020_0000 };
         assert_eq!((&vm.kernel[..], vm.raw), (&b"uboot"[..], Some(raw)));
 
-        for (name, reason) in [("debian:6.1", "cargo xtask setup"), ("absent", "can't read")] {
+        fs::write(folder.path().join("large"), [IMAGE, &vec![0; 3 << 20]].concat()).unwrap();
+        file.vms[0].get_mut().memory = Size(MEMORY_GRANULE);
+        for (name, reason) in [
+            ("debian:6.1", "cargo xtask setup"),
+            ("absent", "can't read"),
+            ("large", "kernel and initrd have 4 MiB; memory of 2 MiB does not hold them"),
+        ] {
             file.vms[0].get_mut().kernel = name.to_string();
             let error = format!("{:#}", resolve(&file).unwrap_err());
             assert!(error.starts_with("vm \"web\": ") && error.contains(reason), "{error}");
