@@ -14,6 +14,8 @@ use super::percpu::PerCpu;
 use super::segments::InterruptStack;
 use super::{apic, console, input, memory, paging};
 
+/// Debug exception.
+const DEBUG: u64 = 1;
 /// Non-maskable interrupt.
 const NMI: u64 = 2;
 /// Double fault.
@@ -184,6 +186,10 @@ pub(super) fn load(stacks: bool) {
 extern "sysv64" fn serve(frame: &Frame) {
     match frame.vector {
         NMI => count(&PerCpu::current().nmis),
+        // A debug trap of the guest that the processor still had pending when it exited; the
+        // hypervisor sets no breakpoints of its own. It comes before the host's task register and
+        // GS are back: its gate must name no interrupt stack, and nothing may ask for `PerCpu`.
+        DEBUG => {}
         vector if vector < FIRST_INTERRUPT => die_of(frame),
         vector if vector == u64::from(apic::TIMER_VECTOR) => {
             PerCpu::current().timer.expired();
