@@ -140,14 +140,17 @@ fn qemu(options: &Options) -> Result<()> {
     if process::find("apt-get").is_none() {
         bail!("install qemu-system-aarch64 {QEMU_MAJOR} or newer through your package manager");
     }
-    let policy = process::output(
-        Command::new("apt-cache").args(["policy", "qemu-system-arm"]).env("LC_ALL", "C"),
-    )?;
-    let candidate = policy.lines().find_map(|line| line.trim().strip_prefix("Candidate: "));
-    let recent = candidate.and_then(major_version).is_some_and(|major| major >= QEMU_MAJOR);
+    let root = is_root()?;
+    let mut recent = candidate_is_recent()?;
+    if !recent && root {
+        // A fresh machine has no package lists at all.
+        process::run_with_spinner("fetching the package lists", apt_get().arg("update"))?;
+        recent = candidate_is_recent()?;
+    }
     let source = match recent {
         true => None,
-        false => Some(apt::sources(&mirror(options)?, &[BACKPORTS])),
+        false if is_release() => Some(apt::sources(&mirror(options)?, &[BACKPORTS])),
+        false => bail!("this system's packages have no QEMU {QEMU_MAJOR}; install it by hand"),
     };
 
     let list = format!("/etc/apt/sources.list.d/{BACKPORTS}.sources");
@@ -156,7 +159,7 @@ fn qemu(options: &Options) -> Result<()> {
         install.extend(["-t", BACKPORTS]);
     }
     install.push("qemu-system-arm");
-    if !is_root()? {
+    if !root {
         let enable = source.map_or_else(String::new, |text| {
             format!("\n  printf '%s' '{text}' | sudo tee {list}\n  sudo apt-get update")
         });
@@ -168,14 +171,8 @@ fn qemu(options: &Options) -> Result<()> {
     if let Some(text) = source {
         println!("enabling {BACKPORTS} in {list}");
         fs::write(&list, text).with_context(|| format!("can't write {list}"))?;
+        process::run_with_spinner("fetching the package lists", apt_get().arg("update"))?;
     }
-    let apt_get = || {
-        let mut command = Command::new("apt-get");
-        command.args(["-q", "-o", "DPkg::Lock::Timeout=300"]);
-        command.env("DEBIAN_FRONTEND", "noninteractive");
-        command
-    };
-    process::run_with_spinner("fetching the package lists", apt_get().arg("update"))?;
     process::run_with_spinner("installing qemu-system-arm", apt_get().args(install))?;
     match qemu_version() {
         Some(major) if major >= QEMU_MAJOR => Ok(()),
@@ -183,6 +180,27 @@ fn qemu(options: &Options) -> Result<()> {
             bail!("QEMU {QEMU_MAJOR} or newer was asked for, but version {other:?} was installed")
         }
     }
+}
+
+fn apt_get() -> Command {
+    let mut command = Command::new("apt-get");
+    command.args(["-q", "-o", "DPkg::Lock::Timeout=300"]).env("DEBIAN_FRONTEND", "noninteractive");
+    command
+}
+
+/// Whether apt would install a QEMU that will do.
+fn candidate_is_recent() -> Result<bool> {
+    let policy = process::output(
+        Command::new("apt-cache").args(["policy", "qemu-system-arm"]).env("LC_ALL", "C"),
+    )?;
+    let candidate = policy.lines().find_map(|line| line.trim().strip_prefix("Candidate: "));
+    Ok(candidate.and_then(major_version).is_some_and(|major| major >= QEMU_MAJOR))
+}
+
+/// Whether this system is of the release whose backports are known.
+fn is_release() -> bool {
+    let text = fs::read_to_string("/etc/os-release").unwrap_or_default();
+    text.lines().any(|line| line == format!("VERSION_CODENAME={RELEASE}"))
 }
 
 fn is_root() -> Result<bool> {
