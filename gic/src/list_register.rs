@@ -215,6 +215,14 @@ pub trait ListRegisters {
     /// Turns the maintenance interrupt on or off that tells when at most one list register is in use (`UIE`).
     fn set_underflow(&mut self, on: bool);
 
+    /// How many interrupts the guest has ended that were in no list register (`EOIcount`), since this was last called or
+    /// [`set_end_outside_maintenance`](Self::set_end_outside_maintenance) turned on.
+    fn ended_outside(&mut self) -> u32;
+
+    /// Turns the maintenance interrupt on or off that tells when the guest has ended an interrupt that is in no list
+    /// register (`LRENPIE`), and makes the [count](Self::ended_outside) zero.
+    fn set_end_outside_maintenance(&mut self, on: bool);
+
     /// Whether the guest deactivates interrupts apart from dropping their priority (`VMCR.VEOIM`), so that it may hold
     /// many active at once.
     fn splits_deactivation(&mut self) -> bool;

@@ -15,6 +15,8 @@ const LR0: usize = 0x100;
 
 const HCR_EN: u32 = 1 << 0;
 const HCR_UIE: u32 = 1 << 1;
+const HCR_LRENPIE: u32 = 1 << 2;
+const HCR_EOI_COUNT_SHIFT: u32 = 27;
 const VTR_LIST_REGS: u32 = 0x3f;
 const VTR_PRI_BITS_SHIFT: u32 = 29;
 const VMCR_EOI_MODE: u32 = 1 << 9;
@@ -80,6 +82,19 @@ impl Gich {
         self.change(HCR_UIE, on);
     }
 
+    /// Reads `GICH_HCR.EOICount` and makes it zero.
+    pub(super) fn ended_outside(&mut self) -> u32 {
+        let count = self.registers.read(HCR) >> HCR_EOI_COUNT_SHIFT;
+        if count != 0 {
+            self.registers.write(HCR, self.hcr);
+        }
+        count
+    }
+
+    pub(super) fn set_end_outside_maintenance(&mut self, on: bool) {
+        self.change(HCR_LRENPIE, on);
+    }
+
     pub(super) fn splits_deactivation(&self) -> bool {
         self.registers.read(VMCR) & VMCR_EOI_MODE != 0
     }
@@ -108,6 +123,7 @@ impl Gich {
         (self.registers.read(VTR) >> VTR_PRI_BITS_SHIFT).saturating_add(1) as u8
     }
 
+    /// Writes `GICH_HCR` with `EOICount` zero.
     fn change(&mut self, bits: u32, on: bool) {
         self.hcr = if on { self.hcr | bits } else { self.hcr & !bits };
         self.registers.write(HCR, self.hcr);

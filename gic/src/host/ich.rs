@@ -6,6 +6,9 @@ use crate::ListRegister;
 
 const HCR_EN: u64 = 1 << 0;
 const HCR_UIE: u64 = 1 << 1;
+const HCR_LRENPIE: u64 = 1 << 2;
+const HCR_EOI_COUNT_SHIFT: u32 = 27;
+const HCR_EOI_COUNT_MASK: u64 = 0x1f;
 const VTR_LIST_REGS: u64 = 0x1f;
 const VTR_PRE_BITS_SHIFT: u32 = 26;
 const VTR_PRI_BITS_SHIFT: u32 = 29;
@@ -97,6 +100,20 @@ impl Ich {
         self.change(HCR_UIE, on);
     }
 
+    /// Reads `ICH_HCR_EL2.EOIcount` and makes it zero.
+    pub fn ended_outside(&mut self) -> u32 {
+        let count = (system::read_ich_hcr() >> HCR_EOI_COUNT_SHIFT) & HCR_EOI_COUNT_MASK;
+        if count != 0 {
+            system::write_ich_hcr(self.hcr);
+        }
+        count as u32
+    }
+
+    /// `ICH_HCR_EL2.LRENPIE`. `EOIcount` becomes zero.
+    pub fn set_end_outside_maintenance(&mut self, on: bool) {
+        self.change(HCR_LRENPIE, on);
+    }
+
     /// `ICH_VMCR_EL2.VEOIM`.
     #[must_use]
     pub fn splits_deactivation(&self) -> bool {
@@ -147,6 +164,7 @@ impl Ich {
         self.priority_bits
     }
 
+    /// Writes `ICH_HCR_EL2` with `EOIcount` zero.
     fn change(&mut self, bits: u64, on: bool) {
         self.hcr = if on { self.hcr | bits } else { self.hcr & !bits };
         system::write_ich_hcr(self.hcr);

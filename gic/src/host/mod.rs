@@ -329,6 +329,14 @@ impl ListRegisters for CpuInterface {
         either!(self, cpu => cpu.set_underflow(on));
     }
 
+    fn ended_outside(&mut self) -> u32 {
+        either!(self, cpu => cpu.ended_outside())
+    }
+
+    fn set_end_outside_maintenance(&mut self, on: bool) {
+        either!(self, cpu => cpu.set_end_outside_maintenance(on));
+    }
+
     fn splits_deactivation(&mut self) -> bool {
         either!(self, cpu => cpu.splits_deactivation())
     }

@@ -91,6 +91,10 @@ mod aarch64 {
         ICH_VMCR_EL2.set(value);
     }
 
+    pub(in super::super) fn read_ich_hcr() -> u64 {
+        ICH_HCR_EL2.get()
+    }
+
     pub(in super::super) fn write_ich_hcr(value: u64) {
         ICH_HCR_EL2.set(value);
     }
@@ -171,6 +175,7 @@ mod other {
         read_ich_vtr() -> u64;
         read_ich_misr() -> u64;
         read_ich_vmcr() -> u64;
+        read_ich_hcr() -> u64;
         read_ich_eisr() -> u64;
         read_ich_elrsr() -> u64;
         read_ich_lr(usize) -> u64;

@@ -209,6 +209,14 @@ fn gich_is_a_set_of_list_registers() {
     assert_eq!(machine.gich.get(0x000), 0b11);
     cpu.set_underflow(false);
     assert_eq!(machine.gich.get(0x000), 0b01);
+    machine.gich.set(0x000, 3 << 27 | 0b01);
+    cpu.set_end_outside_maintenance(true);
+    assert_eq!(machine.gich.get(0x000), 0b101, "counts from zero");
+    machine.gich.set(0x000, 2 << 27 | 0b101);
+    assert_eq!(cpu.ended_outside(), 2);
+    assert_eq!(machine.gich.get(0x000), 0b101, "EOICount starts anew");
+    cpu.set_end_outside_maintenance(false);
+    assert_eq!(machine.gich.get(0x000), 0b001);
     assert!(!cpu.has_maintenance());
     machine.gich.set(0x010, 1);
     assert!(cpu.has_maintenance());

@@ -267,6 +267,14 @@ impl ListRegisters for Cpu {
         self.gich.set_underflow(on);
     }
 
+    fn ended_outside(&mut self) -> u32 {
+        self.gich.ended_outside()
+    }
+
+    fn set_end_outside_maintenance(&mut self, on: bool) {
+        self.gich.set_end_outside_maintenance(on);
+    }
+
     fn splits_deactivation(&mut self) -> bool {
         self.gich.splits_deactivation()
     }

@@ -275,6 +275,14 @@ impl ListRegisters for Cpu {
         self.ich.set_underflow(on);
     }
 
+    fn ended_outside(&mut self) -> u32 {
+        self.ich.ended_outside()
+    }
+
+    fn set_end_outside_maintenance(&mut self, on: bool) {
+        self.ich.set_end_outside_maintenance(on);
+    }
+
     fn splits_deactivation(&mut self) -> bool {
         self.ich.splits_deactivation()
     }

@@ -24,6 +24,10 @@ impl<T: Copy + Default> Lanes<T> {
     }
 }
 
+/// The priority at which an interrupt is active that the guest has made so through the distributor: it has preempted
+/// nothing.
+pub(super) const NOT_ACKNOWLEDGED: u8 = 0xff;
+
 /// Which groups the distributor forwards, as masks to select interrupts by their group bit.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Groups {
@@ -96,6 +100,9 @@ pub(super) struct Bank {
     pub(super) release: u32,
     /// `GICD_IPRIORITYRn`.
     pub(super) priority: Lanes<u8>,
+    /// The priority at which the guest has acknowledged it, for active interrupts that are not resident and whose
+    /// senders don't count.
+    pub(super) acknowledged: Lanes<u8>,
     /// Which list register holds it, for resident interrupts that need only one.
     pub(super) slot: Lanes<u8>,
     /// The physical interrupt of a linked one.
@@ -123,6 +130,7 @@ impl Bank {
             recurred: 0,
             release: 0,
             priority: Lanes::new(0),
+            acknowledged: Lanes::new(0),
             slot: Lanes::new(0),
             physical: Lanes::new(0),
         }

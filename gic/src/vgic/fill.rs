@@ -67,6 +67,7 @@ impl Vgic {
     /// [`has_deliverable`](Self::has_deliverable), or a [`Read::Retry`](super::Read::Retry) that names this vCPU.
     pub fn fold(&mut self, vcpu: VcpuIndex, lrs: &mut impl ListRegisters) -> Effects {
         let mut effects = Effects::NONE;
+        self.end_outside(vcpu, lrs, &mut effects);
         self.take_back_all(vcpu, lrs, &mut effects);
         self.unsettled.remove(vcpu);
         let Some(cpu) = self.cpus.get_mut(vcpu.get()) else { return effects };
@@ -74,6 +75,9 @@ impl Vgic {
             cpu.slots.overflow = false;
             cpu.slots.ready = u32::MAX;
             lrs.set_underflow(false);
+            if core::mem::take(&mut cpu.slots.evicted) {
+                lrs.set_end_outside_maintenance(false);
+            }
         }
         let askers = core::mem::take(&mut cpu.slots.askers);
         for asker in askers {
@@ -85,9 +89,11 @@ impl Vgic {
     }
 
     /// Answers a maintenance interrupt on the CPU that runs `vcpu`: the guest has ended an interrupt that has to be
-    /// looked at again, or has few left while more are waiting. [`fill`](Self::fill) has to follow.
+    /// looked at again or is in no list register, or has few left while more are waiting. [`fill`](Self::fill) has to
+    /// follow.
     pub fn maintenance(&mut self, vcpu: VcpuIndex, lrs: &mut impl ListRegisters) -> Effects {
         let mut effects = Effects::NONE;
+        self.end_outside(vcpu, lrs, &mut effects);
         let Some(cpu) = self.cpus.get_mut(vcpu.get()) else { return effects };
         if cpu.slots.overflow {
             cpu.slots.ready |= 1;
@@ -169,7 +175,12 @@ impl Vgic {
             let (number, mask) = (usize::from(slot.bank), bit(slot.lane.into()));
             let Some(mut view) = self.view(vcpu, number) else { return };
             view.take_back_slot(n, lrs);
-            if view.wanted() & mask != 0 {
+            let lane = usize::from(slot.lane);
+            if view.has_sources(lane) && view.senders(lane) != 0 {
+                // Others of its senders may still be in list registers.
+                view.bank.touched |= view.bank.resident & mask;
+                view.slots.ready |= bit(number);
+            } else if view.wanted() & mask != 0 {
                 view.slots.ready |= bit(number);
             } else if view.bank.deliverable(view.rules.groups) & mask != 0 {
                 effects.merge(self.settle(vcpu, number, mask));
@@ -187,11 +198,17 @@ impl Vgic {
         self.take_back_slots(vcpu, used, lrs, effects);
     }
 
-    /// More interrupts than list registers: chooses the active ones first, for the guest must be able to end them,
-    /// then the most urgent pending ones. The underflow interrupt brings in the rest.
+    /// More interrupts than list registers: chooses the most urgent ones, whether pending or active. The underflow
+    /// interrupt brings in the rest. The active ones that did not fit are the outermost, which the guest ends last: each
+    /// end of an interrupt that is in no list register is counted, and [that of the innermost](Self::end_outside).
+    ///
+    /// A guest that splits deactivation from the priority drop deactivates in any order, and a count does not tell which.
+    /// Then active ones come first, and pending ones have to wait while all list registers hold active ones.
     fn choose(&mut self, vcpu: VcpuIndex, lrs: &mut impl ListRegisters, effects: &mut Effects) {
+        self.end_outside(vcpu, lrs, effects);
         self.take_back_all(vcpu, lrs, effects);
         let room = lrs.count().min(SLOTS);
+        let splits = lrs.splits_deactivation();
         let mut selection = Selection::new(room);
         for number in 0..=self.spis.len() {
             let Some(mut view) = self.view(vcpu, number) else { continue };
@@ -199,34 +216,31 @@ impl Vgic {
                 view.release(lrs);
             }
             for lane in Ones(view.wanted()) {
-                let (mask, priority) = (bit(lane), view.bank.priority.get(lane));
-                let mut offer = |active: bool, source: u8| {
+                let active = view.active_senders(lane);
+                let sources = if view.has_sources(lane) { view.senders(lane) } else { 1 };
+                for source in Ones(sources.into()) {
+                    let (pending, source) = (bit(source) & u32::from(active) == 0, source as u8);
                     selection.offer(Candidate {
-                        pending: !active,
-                        priority,
+                        put_off: pending && splits,
+                        priority: if pending {
+                            view.bank.priority.get(lane)
+                        } else {
+                            view.acknowledged(lane, source)
+                        },
+                        pending,
                         bank: number as u8,
                         lane: lane as u8,
                         source,
                     });
-                };
-                if view.has_sources(lane) {
-                    for source in Ones(view.senders(lane).into()) {
-                        offer(
-                            view.sources.active.get(lane) & (bit(source) as u8) != 0,
-                            source as u8,
-                        );
-                    }
-                } else {
-                    offer(view.share.active & mask != 0, 0);
                 }
             }
         }
         // Underflow tells of one list register or none in use. That suffices as long as all chosen
-        // are pending, for the others are less urgent. One that is active may be less urgent than
-        // what has to wait, and may be ended late: then the end of each is of interest.
-        let overflow = selection.refused();
+        // are pending, for the others are less urgent. One that is active may have become pending
+        // again, with a priority less urgent than what has to wait: then its end is of interest.
+        let (overflow, evicted) = (selection.refused(), selection.evicted());
         let held = selection.chosen().iter().any(|candidate| !candidate.pending);
-        let watch = overflow && (room < 2 || held || lrs.splits_deactivation());
+        let watch = overflow && (room < 2 || held || splits);
         for candidate in selection.chosen() {
             let Some(mut view) = self.view(vcpu, candidate.bank.into()) else { continue };
             let lane = usize::from(candidate.lane);
@@ -242,11 +256,14 @@ impl Vgic {
         if before || overflow {
             lrs.set_underflow(overflow && room >= 2);
         }
+        if core::mem::replace(&mut cpu.slots.evicted, evicted) != evicted {
+            lrs.set_end_outside_maintenance(evicted);
+        }
         self.unsettled.remove(vcpu);
     }
 
     /// Whom `vcpu` has to wait for before it may read the state of the interrupts `mask`: those in whose list
-    /// registers they are, and which have not folded since `vcpu` has first asked with this `tag`.
+    /// registers they are, or which may have ended them outside of list registers, and which have not folded since `vcpu` has first asked with this `tag`.
     ///
     /// Each asked vCPU folds at its next exit and may have refilled when the guest's instruction is executed again, so
     /// what counts is that it *has* folded: the state as of then lies between question and answer. Hence two vCPUs
@@ -259,7 +276,8 @@ impl Vgic {
         mask: u32,
         tag: u32,
     ) -> VcpuSet {
-        let owners = self.owners(of, number, mask).intersection(self.loaded);
+        let owners = self.owners(of, number, mask).union(self.evictors(of, number, mask));
+        let owners = owners.intersection(self.loaded);
         let Some(cpu) = self.cpus.get_mut(reader.get()) else { return VcpuSet::EMPTY };
         if cpu.ask.tag != tag {
             cpu.ask = Ask { tag, answered: VcpuSet::EMPTY };

@@ -24,6 +24,7 @@ mod fill;
 mod frame;
 mod identification;
 mod line;
+mod outside;
 mod redistributor;
 mod select;
 mod sgi;

@@ -5,9 +5,12 @@ use super::slots::SLOTS;
 /// An interrupt that wants a list register. The smaller, the more urgent.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Candidate {
-    /// Only pending: those that are active come first.
-    pub(super) pending: bool,
+    /// Has to wait for all that are not put off, whatever its priority.
+    pub(super) put_off: bool,
+    /// If it is active, the one at which the guest has acknowledged it.
     pub(super) priority: u8,
+    /// Not active: it is in no hurry beside an active one of its priority, which it can't preempt.
+    pub(super) pending: bool,
     pub(super) bank: u8,
     pub(super) lane: u8,
     pub(super) source: u8,
@@ -20,6 +23,7 @@ pub(super) struct Selection {
     length: usize,
     room: usize,
     refused: bool,
+    evicted: bool,
 }
 
 impl Selection {
@@ -30,6 +34,7 @@ impl Selection {
             length: 0,
             room: room.min(SLOTS),
             refused: false,
+            evicted: false,
         }
     }
 
@@ -39,7 +44,9 @@ impl Selection {
         if self.length < self.room {
             self.length = self.length.saturating_add(1);
         } else {
+            let least = self.chosen().last().copied().unwrap_or_default().max(candidate);
             self.refused = true;
+            self.evicted |= !least.pending;
         }
         let length = self.length;
         if let Some(tail) = self.best.get_mut(position..length)
@@ -61,6 +68,11 @@ impl Selection {
     pub(super) fn refused(&self) -> bool {
         self.refused
     }
+
+    /// Whether an active one is among those that did not fit.
+    pub(super) fn evicted(&self) -> bool {
+        self.evicted
+    }
 }
 
 #[cfg(test)]
@@ -70,11 +82,18 @@ mod tests {
 
     proptest! {
         #[test]
-        fn the_most_urgent_are_chosen(room in 1usize..=16, keys: Vec<(bool, u8, u8)>) {
+        fn the_most_urgent_are_chosen(room in 1usize..=16, keys: Vec<(bool, u8, bool, u8)>) {
             let mut all: Vec<_> = keys
                 .iter()
                 .enumerate()
-                .map(|(n, &(pending, priority, bank))| Candidate { pending, priority, bank, lane: n as u8, source: 0 })
+                .map(|(n, &(put_off, priority, pending, bank))| Candidate {
+                    put_off,
+                    priority,
+                    pending,
+                    bank,
+                    lane: n as u8,
+                    source: 0,
+                })
                 .collect();
             let mut selection = Selection::new(room);
             for candidate in &all {
@@ -82,6 +101,8 @@ mod tests {
             }
             all.sort();
             prop_assert_eq!(selection.refused(), all.len() > room);
+            let evicted = all.iter().skip(room).any(|candidate| !candidate.pending);
+            prop_assert_eq!(selection.evicted(), evicted);
             all.truncate(room);
             prop_assert_eq!(selection.chosen(), &all[..]);
         }

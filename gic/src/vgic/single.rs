@@ -39,6 +39,7 @@ pub(super) fn fill_single(
         return false;
     }
     let pending = forwarded & mask != 0;
+    let mut priority = bank.priority.get(lane);
     let n = if touched == 0 {
         let slot = Slot { bank: number as u8, lane: lane as u8, source: 0 };
         let Some(n) = slots.take(lrs.count(), slot) else { return false };
@@ -54,8 +55,12 @@ pub(super) fn fill_single(
         }
         let expected =
             if pending { State::INVALID } else { State { pending: false, active: true } };
-        if lrs.read(n).state != expected {
+        let listed = lrs.read(n);
+        if listed.state != expected {
             return false;
+        }
+        if !pending {
+            priority = listed.priority;
         }
         bank.touched &= !mask;
         bank.recurred &= !mask;
@@ -71,7 +76,7 @@ pub(super) fn fill_single(
         intid: IntId::from_parts(number, lane),
         state: State { pending, active: !pending },
         physical: if busy { Some(bank.physical.get(lane)) } else { None },
-        priority: bank.priority.get(lane),
+        priority,
         group1: bank.group1 & mask != 0,
         eoi_maintenance: bank.line() & mask != 0,
         source: 0,

@@ -33,6 +33,8 @@ pub(super) struct Slots {
     pub(super) used: u32,
     /// More interrupts than list registers: whenever some are filled, all are to be chosen anew.
     pub(super) overflow: bool,
+    /// Among those that did not fit are active ones, which the guest may end.
+    pub(super) evicted: bool,
     /// vCPUs that wait for the exact state of the list registers.
     pub(super) askers: VcpuSet,
     slots: [Slot; SLOTS],
@@ -44,6 +46,7 @@ impl Slots {
             ready: 0,
             used: 0,
             overflow: false,
+            evicted: false,
             askers: VcpuSet::EMPTY,
             slots: [Slot { bank: 0, lane: 0, source: 0 }; SLOTS],
         }
@@ -74,6 +77,27 @@ pub(super) struct Sources {
     pub(super) active: Senders,
     pub(super) listed: Senders,
     pub(super) drop_pending: Senders,
+    /// The priorities at which the active ones were acknowledged.
+    pub(super) acknowledged: SenderPriorities,
+}
+
+/// A priority for each SGI and sender.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct SenderPriorities([[u8; 8]; 16]);
+
+impl SenderPriorities {
+    pub(super) fn get(&self, sgi: usize, source: u8) -> u8 {
+        let senders = self.0.get(sgi & 15).copied().unwrap_or_default();
+        senders.get(usize::from(source & 7)).copied().unwrap_or_default()
+    }
+
+    pub(super) fn set(&mut self, sgi: usize, source: u8, priority: u8) {
+        if let Some(entry) =
+            self.0.get_mut(sgi & 15).and_then(|senders| senders.get_mut(usize::from(source & 7)))
+        {
+            *entry = priority;
+        }
+    }
 }
 
 /// A set of senders for each SGI.

@@ -1,6 +1,6 @@
 //! One vCPU's side of one bank: moving interrupts between the bank and list registers.
 
-use super::bank::{Bank, Groups};
+use super::bank::{Bank, Groups, NOT_ACKNOWLEDGED};
 use super::slots::{Share, Slot, Slots, Sources, sender};
 use crate::bits::{Ones, bit};
 use crate::{IntId, ListRegister, ListRegisters, State};
@@ -47,6 +47,41 @@ impl View<'_> {
         senders & !self.sources.listed.get(lane)
     }
 
+    /// The senders for which an interrupt is active that is in no list register; sender 0 where senders don't count.
+    pub(super) fn active_senders(&self, lane: usize) -> u8 {
+        if self.has_sources(lane) {
+            self.sources.active.get(lane)
+        } else {
+            u8::from(self.share.active & bit(lane) != 0)
+        }
+    }
+
+    /// The priority at which the guest has acknowledged an interrupt that is active and in no list register.
+    pub(super) fn acknowledged(&self, lane: usize, source: u8) -> u8 {
+        if self.has_sources(lane) {
+            self.sources.acknowledged.get(lane, source)
+        } else {
+            self.bank.acknowledged.get(lane)
+        }
+    }
+
+    /// Makes an interrupt inactive that is in no list register, as its end by the guest does.
+    pub(super) fn end_outside(&mut self, lane: usize, source: u8, lrs: &mut impl ListRegisters) {
+        let mask = bit(lane);
+        if self.has_sources(lane) {
+            self.sources.active.remove(lane, sender(source));
+            if self.sources.active.get(lane) != 0 {
+                return;
+            }
+        }
+        self.bank.active &= !mask;
+        self.share.active &= !mask;
+        if self.bank.let_go(mask) != 0 {
+            self.bank.release &= !mask;
+            lrs.deactivate(self.bank.physical.get(lane));
+        }
+    }
+
     /// Deactivates physical interrupts that nothing stands for any more.
     pub(super) fn release(&mut self, lrs: &mut impl ListRegisters) {
         for lane in Ones(self.bank.release) {
@@ -91,8 +126,11 @@ impl View<'_> {
         let active = self.share.active & mask != 0;
         // One that is active here may be pending for the vCPU that it has been routed to since.
         let elsewhere = waiting & !self.share.target != 0;
+        // A list register has one priority, which has to be that of the acknowledgement for the guest to end it.
+        let priority = if active { bank.acknowledged.get(lane) } else { bank.priority.get(lane) };
+        let later = active && (watch || priority != bank.priority.get(lane));
         // While others wait for a list register, this one must not become pending by its end.
-        let pending = waiting & self.share.target != 0 && !(watch && active);
+        let pending = waiting & self.share.target != 0 && !later;
         let busy = bank.busy & mask != 0;
         // A list register that is linked to hardware must not be pending and active at once (IHI 0069 12.4.6).
         let linked =
@@ -102,11 +140,11 @@ impl View<'_> {
             intid: IntId::from_parts(self.number, lane),
             state: State { pending, active },
             physical: if linked { Some(bank.physical.get(lane)) } else { None },
-            priority: bank.priority.get(lane),
+            priority,
             group1: bank.group1 & mask != 0,
             // When the guest is done, the line is to be sampled again, the physical interrupt to be deactivated, or
-            // another vCPU's turn has come.
-            eoi_maintenance: watch || line || busy || elsewhere,
+            // another vCPU's turn has come, or another priority's.
+            eoi_maintenance: watch || line || busy || elsewhere || (waiting != 0 && later),
             source: 0,
         };
         if pending {
@@ -142,14 +180,21 @@ impl View<'_> {
         let bank = &mut *self.bank;
         let forwarded = bank.forwarded(self.rules.groups) & mask != 0;
         let active = self.sources.active.get(sgi) & from != 0;
-        let pending = forwarded && self.sources.pending.get(sgi) & from != 0 && !(watch && active);
+        let priority = if active {
+            self.sources.acknowledged.get(sgi, source)
+        } else {
+            bank.priority.get(sgi)
+        };
+        let later = active && (watch || priority != bank.priority.get(sgi));
+        let waiting = forwarded && self.sources.pending.get(sgi) & from != 0;
+        let pending = waiting && !later;
         let value = ListRegister {
             intid: IntId::from_parts(self.number, sgi),
             state: State { pending, active },
             physical: None,
-            priority: bank.priority.get(sgi),
+            priority,
             group1: bank.group1 & mask != 0,
-            eoi_maintenance: watch,
+            eoi_maintenance: watch || (waiting && later),
             source,
         };
         if pending {
@@ -202,7 +247,7 @@ impl View<'_> {
         }
         self.slots.used &= !bit(n);
         if self.has_sources(lane) {
-            self.take_back_sgi(lane, slot.source, listed.state);
+            self.take_back_sgi(lane, slot.source, &listed);
             return;
         }
         let bank = &mut *self.bank;
@@ -212,6 +257,7 @@ impl View<'_> {
         if (listed.state.active && bank.drop_active & mask == 0) || bank.raise_active & mask != 0 {
             bank.active |= mask;
             self.share.active |= mask;
+            bank.acknowledged.set(lane, acknowledged_at(&listed));
         }
         let recurred = bank.recurred & mask != 0;
         bank.unlist(mask);
@@ -221,7 +267,8 @@ impl View<'_> {
         }
     }
 
-    fn take_back_sgi(&mut self, sgi: usize, source: u8, state: State) {
+    fn take_back_sgi(&mut self, sgi: usize, source: u8, listed: &ListRegister) {
+        let state = listed.state;
         let (mask, from) = (bit(sgi), sender(source));
         let bank = &mut *self.bank;
         if state.pending && self.sources.drop_pending.get(sgi) & from == 0 {
@@ -230,6 +277,7 @@ impl View<'_> {
         }
         if (state.active && bank.drop_active & mask == 0) || bank.raise_active & mask != 0 {
             self.sources.active.add(sgi, from);
+            self.sources.acknowledged.set(sgi, source, acknowledged_at(listed));
             bank.active |= mask;
             self.share.active |= mask;
         }
@@ -257,4 +305,10 @@ impl View<'_> {
             lrs.deactivate(bank.physical.get(lane));
         }
     }
+}
+
+/// The priority at which the guest has acknowledged an interrupt that leaves its list register as active.
+#[inline(always)]
+const fn acknowledged_at(listed: &ListRegister) -> u8 {
+    if listed.state.active { listed.priority } else { NOT_ACKNOWLEDGED }
 }

@@ -2,7 +2,7 @@
 //! each interrupt, at the same offsets everywhere (IHI 0069 12.8, 12.11; IHI 0048 4.3).
 
 use super::Vgic;
-use super::bank::Lanes;
+use super::bank::{Lanes, NOT_ACKNOWLEDGED};
 use super::frame::{Read, Width};
 use crate::bits::{Ones, bit};
 use crate::{Effects, IntId, VcpuIndex, VcpuSet};
@@ -246,6 +246,9 @@ impl Vgic {
         bank.raise_active |= mask & bank.resident;
         let fresh = mask & !bank.resident & !bank.active;
         bank.active |= fresh;
+        for lane in Ones(fresh) {
+            bank.acknowledged.set(lane, NOT_ACKNOWLEDGED);
+        }
         if number == 0 {
             if let Some(cpu) = self.cpus.get_mut(of.get()) {
                 if let Some(share) = cpu.shares.first_mut() {
@@ -253,6 +256,7 @@ impl Vgic {
                 }
                 for sgi in Ones(if sgi_sources { fresh & SGIS } else { 0 }) {
                     cpu.sources.active.add(sgi, 1);
+                    cpu.sources.acknowledged.set(sgi, 0, NOT_ACKNOWLEDGED);
                 }
             }
         } else {

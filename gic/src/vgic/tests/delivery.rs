@@ -430,3 +430,81 @@ fn reset_returns_everything_but_the_inputs_to_the_start() {
         assert_eq!(machine.read(V0, ISPENDR), 0);
     }
 }
+
+#[test]
+fn preemption_goes_deeper_than_there_are_list_registers() {
+    const PHYSICAL: u32 = 100;
+    for version in BOTH {
+        for list_registers in [1, 2, 4] {
+            let mut machine = Machine::started(version, 1, list_registers);
+            let interrupts: Vec<u32> = (32..47).collect();
+            for (depth, &intid) in interrupts.iter().enumerate() {
+                machine.set_up(intid, V0);
+                machine.set_priority(V0, intid, 0xe0 - 0x10 * depth as u8);
+                if depth % 3 == 0 {
+                    machine.vgic.link_physical(spi(intid), intid + PHYSICAL);
+                    machine.cpus[0].physical.insert(intid + PHYSICAL);
+                }
+                machine.level(spi(intid), true);
+                assert_eq!(machine.acknowledge(V0), Some(intid), "{version:?}");
+                machine.level(spi(intid), false);
+            }
+            assert!(machine.cpus[0].end_outside_maintenance);
+            machine.switch(V0);
+            for &intid in interrupts.iter().rev() {
+                assert_eq!(machine.read(V0, ISACTIVER + 4) >> (intid - 32), 1, "{version:?}");
+                let cpu = &mut machine.cpus[0];
+                cpu.priority_drop();
+                cpu.deactivate_virtual(IntId::new(intid), 0);
+                if intid % 2 == 0 {
+                    machine.maintain();
+                }
+                assert_eq!(machine.read(V0, ISACTIVER + 4) >> (intid - 32), 0, "{version:?}");
+                let active = machine.cpus[0].physical.contains(&(intid + PHYSICAL));
+                assert!(!active, "{version:?}: {intid} physically active");
+            }
+            assert!(machine.cpus[0].physical.is_empty());
+            assert!(!machine.cpus[0].end_outside_maintenance, "{version:?}");
+        }
+    }
+}
+
+#[test]
+fn an_end_that_was_counted_before_any_eviction_ends_nothing() {
+    for version in BOTH {
+        let mut machine = Machine::started(version, 1, 1);
+        for (intid, priority) in [(32, 0x80), (33, 0x20)] {
+            machine.set_up(intid, V0);
+            machine.set_edge(intid, true);
+            machine.set_priority(V0, intid, priority);
+        }
+        machine.level(spi(32), true);
+        assert_eq!(machine.acknowledge(V0), Some(32));
+        machine.cpus[0].deactivate_virtual(IntId::new(40), 0);
+        machine.level(spi(33), true);
+        assert_eq!(machine.acknowledge(V0), Some(33));
+        assert_eq!(machine.read(V0, ISACTIVER + 4), 0b11, "{version:?}");
+    }
+}
+
+#[test]
+fn a_priority_changed_while_active_counts_from_the_next_acknowledgement_on() {
+    for version in BOTH {
+        let mut machine = Machine::started(version, 1, 2);
+        for (intid, priority) in [(32, 0x80), (33, 0x60), (34, 0x40), (35, 0x20)] {
+            machine.set_up(intid, V0);
+            machine.set_edge(intid, true);
+            machine.set_priority(V0, intid, priority);
+            machine.level(spi(intid), true);
+            assert_eq!(machine.acknowledge(V0), Some(intid));
+            machine.level(spi(intid), false);
+        }
+        machine.set_priority(V0, 32, 0x00);
+        machine.set_priority(V0, 34, 0xf0);
+        for intid in [35, 34, 33, 32] {
+            machine.end(V0, intid);
+            let left = (1 << (intid - 32)) - 1;
+            assert_eq!(machine.read(V0, ISACTIVER + 4), left, "{version:?}: the end of {intid}");
+        }
+    }
+}

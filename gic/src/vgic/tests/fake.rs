@@ -18,6 +18,8 @@ pub(super) struct FakeCpu {
     running: Vec<u8>,
     /// Deactivations that found no list register (`ICH_HCR_EL2.EOIcount`).
     pub(super) missed: u32,
+    /// Those cause maintenance (`ICH_HCR_EL2.LRENPIE`).
+    pub(super) end_outside_maintenance: bool,
     pub(super) reads: u32,
     pub(super) writes: u32,
 }
@@ -31,6 +33,7 @@ impl FakeCpu {
             physical: BTreeSet::new(),
             running: Vec::new(),
             missed: 0,
+            end_outside_maintenance: false,
             reads: 0,
             writes: 0,
         }
@@ -81,7 +84,9 @@ impl FakeCpu {
     /// Whether the maintenance interrupt is asserted.
     pub(super) fn maintenance(&mut self) -> bool {
         let valid = self.registers.iter().filter(|register| !register.state.is_invalid()).count();
-        self.ended() != 0 || (self.underflow && valid <= 1)
+        self.ended() != 0
+            || (self.underflow && valid <= 1)
+            || (self.end_outside_maintenance && self.missed != 0)
     }
 
     pub(super) fn used(&self) -> Vec<u32> {
@@ -155,6 +160,15 @@ impl ListRegisters for FakeCpu {
 
     fn set_underflow(&mut self, on: bool) {
         self.underflow = on;
+    }
+
+    fn ended_outside(&mut self) -> u32 {
+        core::mem::take(&mut self.missed)
+    }
+
+    fn set_end_outside_maintenance(&mut self, on: bool) {
+        self.end_outside_maintenance = on;
+        self.missed = 0;
     }
 
     fn splits_deactivation(&mut self) -> bool {
