@@ -29,23 +29,34 @@ pub enum ElfError {
     Empty,
 }
 
+/// What has been loaded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Loaded {
+    /// Address of the first instruction.
+    pub entry: GuestAddress,
+    /// Lowest address of a segment.
+    pub start: GuestAddress,
+    /// First address after the highest segment.
+    pub end: GuestAddress,
+}
+
 /// Whether `file` starts as an ELF file does.
 pub fn is_elf(file: &[u8]) -> bool {
     file.starts_with(b"\x7fELF")
 }
 
-/// Loads the segments at their physical addresses and gives the entry point. Memory is
+/// Loads the segments at their physical addresses. Memory is
 /// expected to be zero, as that after a segment's file contents has to be.
 ///
 /// # Errors
 /// [`ElfError`]; some segments may have been written then.
-pub fn load(file: &[u8], machine: u16, memory: &dyn GuestMemory) -> Result<GuestAddress, ElfError> {
+pub fn load(file: &[u8], machine: u16, memory: &dyn GuestMemory) -> Result<Loaded, ElfError> {
     let elf = ElfBytes::<LittleEndian>::minimal_parse(file).map_err(|_| ElfError::Malformed)?;
     if elf.ehdr.e_machine != machine {
         return Err(ElfError::Machine { found: elf.ehdr.e_machine, expected: machine });
     }
     let segments = elf.segments().ok_or(ElfError::Empty)?;
-    let mut loaded = false;
+    let (mut start, mut end) = (u64::MAX, 0);
     let mut entry = elf.ehdr.e_entry;
     for segment in segments.iter().filter(|s| s.p_type == PT_LOAD && s.p_memsz > 0) {
         let address = GuestAddress(segment.p_paddr);
@@ -67,9 +78,13 @@ pub fn load(file: &[u8], machine: u16, memory: &dyn GuestMemory) -> Result<Guest
         {
             entry = segment.p_paddr.wrapping_add(offset);
         }
-        loaded = true;
+        start = start.min(address.0);
+        end = end.max(last.0.saturating_add(1));
     }
-    if loaded { Ok(GuestAddress(entry)) } else { Err(ElfError::Empty) }
+    if end == 0 {
+        return Err(ElfError::Empty);
+    }
+    Ok(Loaded { entry: GuestAddress(entry), start: GuestAddress(start), end: GuestAddress(end) })
 }
 
 #[cfg(test)]
@@ -133,8 +148,9 @@ mod tests {
     #[test]
     fn segments_go_to_their_physical_addresses() {
         let memory = memory();
-        let entry = load(&file(183, 0x1100, 0x20, b"kernel"), 183, &memory);
-        assert_eq!(entry, Ok(GuestAddress(0x1104)));
+        let loaded = load(&file(183, 0x1100, 0x20, b"kernel"), 183, &memory).unwrap();
+        assert_eq!(loaded.entry, GuestAddress(0x1104));
+        assert_eq!((loaded.start, loaded.end), (GuestAddress(0x1100), GuestAddress(0x1120)));
         assert_eq!(&memory.0.borrow()[0x100..0x107], b"kernel\0");
     }
 

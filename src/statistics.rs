@@ -1,5 +1,6 @@
 //! Counters of exits by kind, under the same names on every architecture.
 
+use core::fmt;
 use core::sync::atomic::{AtomicU64, Ordering};
 
 /// Kinds of exits, those included that a backend resolves by itself.
@@ -79,6 +80,24 @@ impl ExitCounters {
     }
 }
 
+/// The exits of several virtual CPUs together, for a line of the log.
+#[derive(Debug)]
+pub struct Total<I>(pub I);
+
+impl<'c, I: Iterator<Item = &'c ExitCounters> + Clone> fmt::Display for Total<I> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut separator = "";
+        for kind in ExitKind::ALL {
+            let sum = self.0.clone().fold(0u64, |sum, exits| sum.wrapping_add(exits.get(kind)));
+            if sum > 0 {
+                write!(f, "{separator}{} {sum}", kind.name())?;
+                separator = ", ";
+            }
+        }
+        if separator.is_empty() { f.write_str("none") } else { Ok(()) }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -94,5 +113,16 @@ mod tests {
                 assert_eq!(other.name() == kind.name(), other == kind);
             }
         }
+    }
+
+    #[test]
+    fn a_total_names_only_what_happened() {
+        let (first, second) = (ExitCounters::default(), ExitCounters::default());
+        assert_eq!(alloc::format!("{}", Total([&first].into_iter())), "none");
+        first.count(ExitKind::Io);
+        second.count(ExitKind::Io);
+        second.count(ExitKind::Idle);
+        let total = alloc::format!("{}", Total([&first, &second].into_iter()));
+        assert_eq!(total, "io 2, idle 1");
     }
 }

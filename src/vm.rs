@@ -18,6 +18,7 @@ use crate::backend::{Backend, Machine};
 use crate::bus::Bus;
 use crate::config::VmConfig;
 use crate::exit::PowerAnswer;
+use crate::statistics::Total;
 use crate::vcpu::{Power, VcpuHandle};
 
 /// Why a virtual machine leaves the running state.
@@ -185,6 +186,10 @@ impl<B: Backend> Vm<B> {
             vcpu.turn_off();
         }
         let name = &self.config.name;
+        if transition != Transition::Reset {
+            let exits = Total(self.vcpus.iter().map(|vcpu| &vcpu.exits));
+            info!("vm \"{name}\": exits: {exits}");
+        }
         match transition {
             Transition::Off => {
                 info!("vm \"{name}\": off");

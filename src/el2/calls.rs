@@ -2,7 +2,9 @@
 //! Convention. Nothing reaches the host's firmware.
 
 use bunshin::address::{GuestAddress, VcpuId};
+use bunshin::backend::Vcpu as _;
 use bunshin::exit::{Exit, PowerAnswer, PowerRequest};
+use bunshin::statistics::ExitKind;
 use bunshin::vcpu::Power;
 use psci::power::{AffinityInstance, AffinityState, EntryPoint, Suspend};
 use psci::{Call, ErrorCode, Features, Response};
@@ -15,6 +17,16 @@ impl El2Vcpu {
     /// Answers a call whose registers are the guest's X0 to X3.
     #[inline]
     pub(crate) fn call(&mut self) -> Option<Exit> {
+        let exit = self.answer_call();
+        if exit.is_none() {
+            // What goes to the core is counted there.
+            self.handle().exits.count(ExitKind::Hypercall);
+        }
+        exit
+    }
+
+    #[inline]
+    fn answer_call(&mut self) -> Option<Exit> {
         let [x0, x1, x2, x3, ..] = self.registers.x;
         let features = Features {
             system_suspend: true,

@@ -119,6 +119,7 @@ impl Host {
     pub(crate) fn kick(&self, cpu: CpuId) {
         let this = percpu::this();
         if cpu.0 == this.cpu {
+            this.reconsider.set(true);
             return;
         }
         if let Some(target) = self.sgi_targets.get(cpu.0).and_then(Once::get) {

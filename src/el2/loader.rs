@@ -18,6 +18,8 @@ use crate::el2::machine::Machine;
 
 /// `EM_AARCH64` of ELF.
 const EM_AARCH64: u16 = 183;
+/// Boundary for a device tree that does not stand at the base of memory.
+const TREE_ALIGNMENT: u64 = 2 << 20;
 /// Bytes of seed for the guest's random numbers.
 const SEED_BYTES: usize = 32;
 
@@ -49,12 +51,18 @@ pub(crate) fn load(machine: &Machine) -> Result<BootState, LoadError> {
         return Ok(BootState { entry: GuestAddress(raw.entry), context: place.base().get() });
     }
     if elf::is_elf(kernel) {
-        let entry = elf::load(kernel, EM_AARCH64, &machine.ram).map_err(error)?;
+        let loaded = elf::load(kernel, EM_AARCH64, &machine.ram).map_err(error)?;
         let tree = device_tree(machine, None)?;
         let place =
             placement::firmware_tree(machine.ram.size(), tree.len() as u64).map_err(error)?;
-        put(machine, place.base().get(), &tree, "device tree")?;
-        return Ok(BootState { entry, context: place.base().get() });
+        // At the base of memory, as firmware expects it, or else behind the program.
+        let address = if loaded.start.0 >= place.end().get() {
+            place.base().get()
+        } else {
+            loaded.end.0.next_multiple_of(TREE_ALIGNMENT)
+        };
+        put(machine, address, &tree, "device tree")?;
+        return Ok(BootState { entry: loaded.entry, context: address });
     }
     let image = KernelImage::parse(kernel, kernel.len() as u64)
         .map_err(|reason| error(format!("kernel: {reason}")))?;

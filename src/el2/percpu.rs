@@ -25,6 +25,8 @@ pub(crate) struct Data {
     pub(crate) cpu: usize,
     /// A virtual CPU's state is in this CPU's registers.
     pub(crate) loaded: Cell<bool>,
+    /// Something changed for another virtual CPU of this CPU: the core has to look around.
+    pub(crate) reconsider: Cell<bool>,
     interface: RefCell<CpuInterface>,
 }
 
@@ -43,7 +45,12 @@ impl PerCpu {
     pub(crate) fn new(cpu: usize, interface: CpuInterface) -> Self {
         PerCpu {
             fault_stack: [0; FAULT_STACK],
-            data: Data { cpu, loaded: Cell::new(false), interface: RefCell::new(interface) },
+            data: Data {
+                cpu,
+                loaded: Cell::new(false),
+                reconsider: Cell::new(false),
+                interface: RefCell::new(interface),
+            },
         }
     }
 

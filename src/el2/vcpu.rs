@@ -8,7 +8,7 @@ use core::sync::atomic::Ordering;
 
 use bunshin::address::{GuestAddress, Instant};
 use bunshin::backend;
-use bunshin::exit::{Completion, Exit, Fatal, PowerAnswer, RawExit};
+use bunshin::exit::{Completion, Exit, Fatal, PowerAnswer, PowerRequest, RawExit};
 use bunshin::statistics::ExitKind;
 use bunshin::vcpu::VcpuHandle;
 use gic::{Effects, Line, VcpuIndex, Vgic};
@@ -48,8 +48,10 @@ pub(crate) struct El2Vcpu {
     pub(crate) controls: TrapControls,
     loaded: bool,
     raw: RawExit,
-    /// When this virtual CPU last left its host CPU, for stolen time.
-    left_at: u64,
+    /// Since when this virtual CPU has been able to run without running, for stolen time.
+    stolen_since: Option<u64>,
+    /// It waits for an interrupt of its own accord.
+    waits: bool,
 }
 
 impl El2Vcpu {
@@ -67,7 +69,8 @@ impl El2Vcpu {
             machine,
             loaded: false,
             raw: RawExit::default(),
-            left_at: 0,
+            stolen_since: None,
+            waits: false,
         }
     }
 
@@ -113,7 +116,6 @@ impl El2Vcpu {
         let syndrome = Syndrome::new(esr);
         let class = syndrome.class();
         if class == ExceptionClass::HVC64 {
-            self.handle.exits.count(ExitKind::Hypercall);
             return self.call();
         }
         if class == ExceptionClass::DATA_ABORT_LOWER {
@@ -168,6 +170,22 @@ impl El2Vcpu {
         outcome
     }
 
+    /// Adds the time since this virtual CPU could have run to what was stolen from it.
+    fn account_stolen_time(&mut self) {
+        let now = read_register!("cntpct_el0");
+        let since = if self.waits {
+            // Its own timer woke it.
+            backend::Vcpu::wake_deadline(self).map(|due| due.0).filter(|due| *due <= now)
+        } else {
+            self.stolen_since
+        };
+        if let Some(since) = since {
+            self.machine.stolen_time.add(self.index.get(), now.wrapping_sub(since));
+        }
+        self.stolen_since = None;
+        self.waits = false;
+    }
+
     /// The guest's priority mask.
     fn priority_mask(&self) -> u8 {
         if self.loaded {
@@ -212,10 +230,7 @@ impl backend::Vcpu for El2Vcpu {
             self.machine.kick(effects.others(self.index));
         }
         self.state.restore(&host.features);
-        if self.left_at != 0 {
-            let now = read_register!("cntpct_el0");
-            self.machine.stolen_time.add(self.index.get(), now.wrapping_sub(self.left_at));
-        }
+        self.account_stolen_time();
         synchronize();
         self.loaded = true;
         percpu::this().loaded.set(true);
@@ -238,7 +253,7 @@ impl backend::Vcpu for El2Vcpu {
         }
         percpu::this().interface().save(&mut self.controller);
         host.leave_stage2();
-        self.left_at = read_register!("cntpct_el0");
+        self.stolen_since = (!self.waits).then(|| read_register!("cntpct_el0"));
         self.loaded = false;
         percpu::this().loaded.set(false);
     }
@@ -262,7 +277,16 @@ impl backend::Vcpu for El2Vcpu {
                 SERROR => self.system_error(),
                 _ => self.physical_interrupt(),
             };
+            let exit =
+                exit.or_else(|| percpu::this().reconsider.take().then_some(Exit::HostInterrupt));
             if let Some(exit) = exit {
+                self.waits = matches!(
+                    exit,
+                    Exit::Idle
+                        | Exit::Power(
+                            PowerRequest::CpuSuspend { .. } | PowerRequest::SystemSuspend { .. }
+                        )
+                );
                 return exit;
             }
         }
@@ -294,7 +318,7 @@ impl backend::Vcpu for El2Vcpu {
         *self.state = GuestState::at_reset();
         self.emulation = None;
         self.controller = gic::host::CpuInterfaceState::default();
-        self.left_at = 0;
+        self.stolen_since = None;
         self.controls.reset();
     }
 
@@ -310,7 +334,13 @@ impl backend::Vcpu for El2Vcpu {
             })
         } else {
             let mask = self.priority_mask();
-            self.machine.vgic.lock().has_deliverable(index, mask)
+            let pending = self.machine.vgic.lock().has_deliverable(index, mask);
+            if pending && self.waits {
+                // From now on it is the host that keeps it waiting.
+                self.waits = false;
+                self.stolen_since = Some(read_register!("cntpct_el0"));
+            }
+            pending
         }
     }
 

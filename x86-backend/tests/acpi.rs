@@ -43,8 +43,7 @@ fn the_parser_finds_sleep_registers_processors_and_the_ioapic() {
         match entry {
             MadtEntry::LocalApic(apic) => processors.push(apic.apic_id),
             MadtEntry::IoApic(ioapic) => {
-                let (address, base) =
-                    (ioapic.io_apic_address, ioapic.global_system_interrupt_base);
+                let (address, base) = (ioapic.io_apic_address, ioapic.global_system_interrupt_base);
                 ioapics.push((address, base));
             }
             _ => panic!("an entry that the machine does not have"),
