@@ -105,7 +105,12 @@ fn name(platform: &Platform) -> &str {
 
 /// Makes the console usable: maps it, and the image, for good.
 fn open_console(platform: &Platform, level: u64) -> Result<(), String> {
-    let pl011 = platform.console.as_ref().filter(|console| console.kind == ConsoleKind::Pl011);
+    // Where the tree chooses a port without a driver, any PL011 is better than silence.
+    let pl011 = platform
+        .console
+        .iter()
+        .chain(&platform.serial_ports)
+        .find(|console| console.kind == ConsoleKind::Pl011);
     if let Some(console) = pl011 {
         let base = console.registers.base().get();
         mmu::map(base, console.registers.size(), mmu::DEVICE).map_err(text)?;
