@@ -265,6 +265,9 @@ impl backend::Vcpu for El2Vcpu {
             return exit;
         }
         loop {
+            if percpu::this().reconsider.take() {
+                return Exit::HostInterrupt;
+            }
             if self.handle.take_wake() {
                 self.refresh_interrupts();
             }

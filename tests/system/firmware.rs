@@ -32,7 +32,7 @@ fn run(host: Host) -> Result<()> {
     let mut emulator = host.boot(&[vm], LIMIT)?;
     emulator.expect("U-Boot 20")?;
     emulator.expect("DRAM:")?;
-    let memory = emulator.expect_line("")?;
+    let memory = emulator.expect("\n")?;
     ensure!(memory.contains("256 MiB"), "U-Boot finds {memory:?} of memory, not 256 MiB");
     emulator.expect("Hit any key to stop autoboot")?;
     emulator.send("\n")?;

@@ -174,6 +174,8 @@ impl<E: Engine> Vcpu for X86Vcpu<E> {
 
     fn run(&mut self) -> Exit {
         loop {
+            // Taken before the state is read that a waker changes: the next waker kicks again.
+            self.handle.take_wake();
             if let Some(exit) = self.prepare() {
                 return exit;
             }

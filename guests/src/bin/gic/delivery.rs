@@ -3,7 +3,7 @@
 use core::sync::atomic::{AtomicU32, Ordering};
 
 use guests::aarch64::gic::{self, Acknowledge, FIRST_SPI, SPURIOUS, Target, gicd};
-use guests::aarch64::{console, cpu, exception, machine, mmio, smp, timer};
+use guests::aarch64::{console, cpu, exception, machine, mmio, psci, smp, timer};
 use guests::tap::Verdict;
 use guests::{check, check_eq};
 
@@ -311,32 +311,35 @@ pub(super) fn split_end() -> Verdict {
 }
 
 pub(super) fn many_active() -> Verdict {
-    const COUNT: u32 = 16;
-    let first = FREE_SPI.min(gic::interrupts() - COUNT);
+    const MOST: u32 = 16;
+    // When ends may come in any order, a hypervisor keeps each active interrupt in a list
+    // register, of which there are four or more.
+    let count = if psci::under_hypervisor() { 3 } else { MOST };
+    let first = FREE_SPI.min(gic::interrupts() - MOST);
     gic::split_end(true);
     for round in 0..4 {
-        let mut taken = [Acknowledge(SPURIOUS); COUNT as usize];
-        for slot in 0..COUNT {
+        let mut taken = [Acknowledge(SPURIOUS); MOST as usize];
+        for slot in 0..count {
             prepare(first + slot, 0x40);
             gic::set_pending(first + slot);
             taken[slot as usize] = take!(first + slot, "round {round}");
             gic::end(taken[slot as usize]);
         }
-        for slot in 0..COUNT {
+        for slot in 0..count {
             check!(gic::is_active(first + slot), "round {round}: slot {slot} is not active");
         }
         // One more can still come.
         prepare(3, 0x80);
         gic::send(3, Target::This);
-        let more = take!(3, "beside sixteen active ones");
+        let more = take!(3, "beside the active ones");
         gic::end(more);
         gic::deactivate(more);
-        for number in 0..COUNT {
-            let slot = (number * 5 + round) % COUNT;
+        for number in 0..count {
+            let slot = (number * 5 + round) % count;
             gic::deactivate(taken[slot as usize]);
             check!(!gic::is_active(first + slot), "round {round}: slot {slot} is active");
         }
-        for slot in 0..COUNT {
+        for slot in 0..count {
             gic::set_pending(first + slot);
             let again = take!(first + slot, "round {round}, again");
             gic::end(again);
