@@ -21,7 +21,7 @@ use gic::vgic::{Config, Version};
 use gic::{Affinity, Line, Vgic};
 use platform::guest::layout;
 use spin::Once;
-use spin::mutex::TicketMutex;
+use spin::mutex::{SpinMutex, TicketMutex};
 use stage2::{Attributes, IntermediateAddress, MemoryType, PageTable, PhysicalAddress, VmidTag};
 use traps::identification::{self, Policy};
 
@@ -105,7 +105,7 @@ pub(crate) fn build(
         config: config.clone(),
         ram,
         translation: TicketMutex::new(translation),
-        vgic: TicketMutex::new(vgic),
+        vgic: SpinMutex::new(vgic),
         id: identification::sanitise(&host.features.id, &policy),
         mpidrs,
         counter_offset: AtomicU64::new(0),

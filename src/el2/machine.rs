@@ -12,7 +12,7 @@ use bunshin::vcpu::VcpuHandle;
 use gic::{Effects, IntId, Line, VcpuIndex, VcpuSet, Vgic};
 use log::info;
 use spin::Once;
-use spin::mutex::TicketMutex;
+use spin::mutex::{SpinMutex, TicketMutex};
 use stage2::{PageTable, VmidTag, Vmsa};
 use traps::identification::IdRegisters;
 
@@ -36,7 +36,9 @@ pub(crate) struct Machine {
     pub(crate) config: VmConfig,
     pub(crate) ram: Ram,
     pub(crate) translation: TicketMutex<Translation>,
-    pub(crate) vgic: TicketMutex<Vgic>,
+    // Not a ticket lock: where host CPUs are threads of an emulator, all would wait for the one
+    // whose turn it is while it is not running.
+    pub(crate) vgic: SpinMutex<Vgic>,
     /// What the guest reads of the CPU.
     pub(crate) id: IdRegisters,
     /// Affinity of each virtual CPU.
