@@ -15,16 +15,24 @@ mod linux;
 mod tap;
 
 use std::env;
+use std::num::NonZero;
 use std::process::ExitCode;
+use std::thread;
 
 use libtest_mimic::{Arguments, Trial};
 
-/// Emulators at the same time; each has several busy threads.
+/// Most emulators at the same time.
 const PARALLEL: usize = 2;
+
+/// Cores of ours for one emulator. Each has several busy threads, and guests
+/// that spin for a lock starve where those share too little.
+const CORES: usize = 2;
 
 fn main() -> ExitCode {
     let mut arguments = Arguments::from_args();
-    arguments.test_threads = Some(arguments.test_threads.unwrap_or(PARALLEL).min(PARALLEL));
+    let cores = thread::available_parallelism().map_or(1, NonZero::get);
+    let parallel = (cores / CORES).clamp(1, PARALLEL);
+    arguments.test_threads = Some(arguments.test_threads.unwrap_or(parallel));
     let enabled = env::var_os(xtask::test::ENABLE).is_some();
     let full = env::var_os(xtask::test::FULL).is_some();
     let mut trials = Vec::new();
