@@ -12,7 +12,7 @@ pub const IMASK: u64 = 1 << 1;
 pub const ISTATUS: u64 = 1 << 2;
 
 /// Seconds after which a test gives up waiting.
-const PATIENCE: u64 = 5;
+const PATIENCE: u64 = 20;
 
 /// The timers of EL1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
