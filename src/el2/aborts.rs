@@ -155,7 +155,7 @@ impl El2Vcpu {
 
     /// Takes back private interrupts whose line has fallen since they came: the guest has
     /// silenced its timer without an exit, and may now look whether that had its effect.
-    fn resample_private_lines(&mut self) {
+    pub(crate) fn resample_private_lines(&mut self) {
         for (line, _) in self.private_lines() {
             if self.machine.vgic.lock().is_physical_active(line) && !line_is_high(line) {
                 self.change_interrupts(|vgic| ((), vgic.set_level(line, false)));

@@ -330,6 +330,7 @@ impl backend::Vcpu for El2Vcpu {
         if self.loaded {
             // What the host has to say may be an interrupt of this guest.
             self.drain_physical_interrupts();
+            self.resample_private_lines();
             let mask = self.priority_mask();
             self.change_interrupts(|vgic| {
                 let effects = vgic.fold(index, &mut *percpu::this().interface());
