@@ -17,6 +17,7 @@ pub(crate) fn trials() -> Vec<Case> {
     vec![
         case("boot::without_a_bundle_the_embedded_guest_runs", embedded),
         case("boot::at_el1_the_image_says_so_and_stays", at_el1),
+        case("boot::at_el3_the_image_says_so_and_stays", at_el3),
         case("boot::entered_with_e2h_as_by_m1n1/gic3/max/4cpu", || {
             entered_with_e2h(Host { gic: 3, cpu: "max", cpus: 4 })
         }),
@@ -40,7 +41,34 @@ fn at_el1() -> Result<()> {
         .args(["-nodefaults", "-serial", "mon:stdio", "-kernel"])
         .arg(host::image()?);
     let mut emulator = Emulator::start(command, LIMIT, None)?;
-    emulator.expect("EL1")?;
+    emulator.expect("started at EL1")?;
+    emulator.survive(Duration::from_secs(1))
+}
+
+/// Firmware at EL3 that has no wish to leave it jumps to the image.
+fn at_el3() -> Result<()> {
+    /// Where QEMU leaves the device tree when it has no kernel to give it to.
+    const TREE: u32 = 0x4000_0000;
+    const STUB: u32 = 0x4020_0000;
+    const IMAGE: u32 = 0x4040_0000;
+    const BR_X1: u32 = 0xd61f_0020;
+    let movz_high = |register: u32, value: u32| 0xd2a0_0000 | (value >> 16) << 5 | register;
+    let stub = [movz_high(0, TREE), movz_high(1, IMAGE), BR_X1];
+
+    let folder = tempfile::tempdir()?;
+    let file = folder.path().join("stub.bin");
+    fs::write(&file, stub.map(u32::to_le_bytes).concat())?;
+    let mut command = std::process::Command::new(xtask::qemu::PROGRAM);
+    command
+        .args(["-M", "virt,secure=on,virtualization=on", "-cpu", "cortex-a72", "-m", "512M"])
+        .args(["-nographic", "-nodefaults", "-serial", "mon:stdio"]);
+    for (file, address) in [(host::image()?, IMAGE), (file, STUB)] {
+        let file = file.display();
+        command.args(["-device", &format!("loader,file={file},addr={address:#x},force-raw=on")]);
+    }
+    command.args(["-device", &format!("loader,addr={STUB:#x},cpu-num=0")]);
+    let mut emulator = Emulator::start(command, LIMIT, Some(folder))?;
+    emulator.expect("started at EL3")?;
     emulator.survive(Duration::from_secs(1))
 }
 
