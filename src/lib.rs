@@ -20,6 +20,7 @@ pub mod backend;
 pub mod bundle;
 pub mod bus;
 pub mod config;
+pub mod console;
 pub mod cpu;
 pub mod device;
 pub mod elf;

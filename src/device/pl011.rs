@@ -18,6 +18,7 @@ use spin::mutex::TicketMutex;
 use super::console::ConsoleSink;
 use super::primecell::{Lane, identification};
 use crate::bus::{BusFault, Device, InterruptLine, Width};
+use crate::console::ConsoleInput;
 
 /// Register offsets (DDI 0183, table 3-1).
 mod offset {
@@ -208,21 +209,7 @@ impl Pl011 {
         Pl011 { revision, sink, line, state: TicketMutex::new(state) }
     }
 
-    /// A byte arrives from the far end. Returns `false`, and keeps nothing,
-    /// when the FIFO is full: offer the byte again after
-    /// [`ConsoleSink::ready`].
-    pub fn receive(&self, byte: u8) -> bool {
-        let mut state = self.state.lock();
-        if state.receive.len() >= self.depth(&state) {
-            state.refused = true;
-            return false;
-        }
-        self.push(&mut state, u32::from(byte));
-        self.drive(&mut state);
-        true
-    }
-
-    /// Whether [`Pl011::receive`] would take a byte now.
+    /// Whether [`ConsoleInput::receive`] would take a byte now.
     pub fn can_receive(&self) -> bool {
         let state = self.state.lock();
         state.receive.len() < self.depth(&state)
@@ -342,6 +329,19 @@ impl Pl011 {
         let ready = state.refused && state.receive.len() < self.depth(state);
         state.refused &= !ready;
         ready
+    }
+}
+
+impl ConsoleInput for Pl011 {
+    fn receive(&self, byte: u8) -> bool {
+        let mut state = self.state.lock();
+        if state.receive.len() >= self.depth(&state) {
+            state.refused = true;
+            return false;
+        }
+        self.push(&mut state, u32::from(byte));
+        self.drive(&mut state);
+        true
     }
 }
 

@@ -6,6 +6,7 @@ use core::sync::atomic::{AtomicU64, Ordering};
 
 use alloc::collections::VecDeque;
 use alloc::sync::Arc;
+use bunshin::console::ConsoleInput;
 use bunshin::device::pl011::Pl011;
 
 use arm_pl011_uart::{Interrupts, PL011Registers, Uart};

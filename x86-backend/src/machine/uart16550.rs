@@ -10,6 +10,7 @@
 use alloc::collections::VecDeque;
 use alloc::sync::Arc;
 use bunshin::bus::{BusFault, Device, InterruptLine, Width};
+use bunshin::console::ConsoleInput;
 use bunshin::device::console::ConsoleSink;
 use spin::mutex::TicketMutex;
 
@@ -347,6 +348,12 @@ impl Uart16550 {
         } else {
             self.drive(state);
         }
+    }
+}
+
+impl ConsoleInput for Uart16550 {
+    fn receive(&self, byte: u8) -> bool {
+        Uart16550::receive(self, &[byte]) == 1
     }
 }
 
