@@ -11,10 +11,17 @@
 //! /images/NAME         type, compression, data-position or data-offset, data-size, load, entry
 //! /images/NAME/hash-1  algo, value
 //! /configurations/VM   kernel, ramdisk, bunshin,vcpus, bunshin,memory, bunshin,command-line,
-//!                      bunshin,cpus, bunshin,weight, bunshin,autostart
+//!                      bunshin,cpus, bunshin,weight, bunshin,autostart, bunshin,pinned,
+//!                      bunshin,budget, bunshin,period, bunshin,control, bunshin,direct-memory
+//! /configurations/VM/disk-0    image, bunshin,size, bunshin,extents, bunshin,host-disk,
+//!                              bunshin,partition, bunshin,read-only
+//! /configurations/VM/net-0     bunshin,mac, bunshin,vlan
+//! /configurations/VM/device-0  bunshin,path
+//! /uplinks/uplink-0            bunshin,nic, bunshin,vlan
 //! ```
 
 mod configuration;
+mod device;
 mod error;
 mod image;
 #[cfg(test)]
@@ -22,6 +29,7 @@ mod tests;
 
 pub use error::{BundleError, Fault};
 
+use alloc::borrow::ToOwned;
 use alloc::vec::Vec;
 
 use platform::tree::{Node, Property, Tree};
@@ -48,6 +56,15 @@ pub const MAX_HOST_CPUS: u32 = 1024;
 /// Weights are 1 to this.
 pub const MAX_WEIGHT: u32 = 1024;
 
+/// Most disks and network ports of one virtual machine together.
+pub const MAX_DEVICES: usize = 28;
+
+/// Unit of a disk's size in bytes.
+pub const SECTOR: u64 = 512;
+
+/// Unit of the ranges of a disk image that are not zero, in bytes.
+pub const BLOCK: u64 = 4096;
+
 /// Longest name of a virtual machine, in bytes.
 pub const MAX_NAME: usize = 24;
 
@@ -65,13 +82,14 @@ pub fn open(blob: &[u8]) -> Result<MachineConfig, BundleError> {
     let images = Images::read(&tree, tree_size(blob))?;
     images.check_places(blob.len())?;
     let vms = configuration::read_all(&tree, &images, blob)?;
+    let uplinks = device::uplinks(&tree)?;
     for image in images.iter() {
         let digest = Sha256::digest(image.data(blob));
         if digest[..] != image.digest[..] {
             return Err(BundleError::new(image.node, Fault::Mismatch));
         }
     }
-    Ok(MachineConfig { vms })
+    Ok(MachineConfig { vms, uplinks })
 }
 
 /// Length of the whole bundle in bytes, payloads included. `start` holds the
@@ -99,6 +117,24 @@ fn read_tree(blob: &[u8]) -> Result<Tree, BundleError> {
 fn tree_size(blob: &[u8]) -> usize {
     let word = blob.get(TOTAL_SIZE).and_then(|bytes| bytes.try_into().ok());
     word.map_or(0, |bytes| u32::from_be_bytes(bytes) as usize)
+}
+
+/// Refuses what only a newer image would know.
+fn refuse_unknown(node: Node<'_>, known: &[&str]) -> Result<(), BundleError> {
+    let mut names = node.properties().map(|property| property.name());
+    match names.find(|name| name.starts_with("bunshin,") && !known.contains(name)) {
+        Some(name) => Err(BundleError::new(node, Fault::UnknownProperty(name.to_owned()))),
+        None => Ok(()),
+    }
+}
+
+/// Whether a property without a value is there.
+fn flag(node: Node<'_>, name: &'static str) -> Result<bool, BundleError> {
+    let found = optional(node, name, |property| match property.value() {
+        [] => Ok(()),
+        _ => Err(Fault::malformed(property, "empty")),
+    })?;
+    Ok(found.is_some())
 }
 
 /// The value of a property that must be there.

@@ -6,19 +6,26 @@ use alloc::vec::Vec;
 
 use platform::tree::{Node, Tree};
 
+use super::device::{self, Claims};
 use super::image::{Image, Images, Kind};
 use super::{
     BundleError, Fault, MAX_HOST_CPUS, MAX_NAME, MAX_VCPUS, MAX_VMS, MAX_WEIGHT, MEMORY_GRANULE,
-    cells_value, optional, required, text_value, top_node, u32_value, u64_value,
+    cells_value, flag, optional, refuse_unknown, required, text_value, top_node, u32_value,
+    u64_value,
 };
-use crate::config::VmConfig;
+use crate::config::{Reservation, VmConfig};
 
 /// Every property of a configuration that FIT does not define.
-const OWN_PROPERTIES: [&str; 6] = [
+const OWN_PROPERTIES: [&str; 11] = [
     "bunshin,autostart",
+    "bunshin,budget",
     "bunshin,command-line",
+    "bunshin,control",
     "bunshin,cpus",
+    "bunshin,direct-memory",
     "bunshin,memory",
+    "bunshin,period",
+    "bunshin,pinned",
     "bunshin,vcpus",
     "bunshin,weight",
 ];
@@ -38,11 +45,14 @@ pub(super) fn read_all(
     }
     let mut names = BTreeSet::new();
     let mut vms = Vec::new();
+    let mut claims = Claims::default();
     for node in parent.children() {
         if !names.insert(node.name()) {
             return Err(BundleError::new(node, Fault::Duplicate));
         }
-        vms.push(read(node, images, blob)?);
+        let vm = read(node, images, blob)?;
+        claims.claim(node, &vm)?;
+        vms.push(vm);
     }
     match optional(parent, "default", text_value)? {
         Some(name) if !names.contains(name) => {
@@ -62,19 +72,14 @@ fn read(node: Node<'_>, images: &Images<'_>, blob: &[u8]) -> Result<VmConfig, Bu
     if name.is_empty() || name.len() > MAX_NAME || !name.bytes().all(allowed) {
         return Err(fail(Fault::Name));
     }
-    for property in node.properties() {
-        let name = property.name();
-        if name.starts_with("bunshin,") && !OWN_PROPERTIES.contains(&name) {
-            return Err(fail(Fault::UnknownProperty(name.to_owned())));
-        }
-    }
+    refuse_unknown(node, &OWN_PROPERTIES)?;
 
     let kernel_name = required(node, "kernel", text_value)?;
     let kernel = images.find(node, "kernel", kernel_name)?;
     let raw = match kernel.kind {
         Kind::Kernel => None,
         Kind::Standalone(raw) => Some(raw),
-        Kind::RamDisk => {
+        Kind::RamDisk | Kind::FileSystem => {
             let expected = "the name of an image of type kernel or standalone";
             let value = kernel_name.to_owned();
             return Err(fail(Fault::Word { property: "kernel", value, expected }));
@@ -112,10 +117,6 @@ fn read(node: Node<'_>, images: &Images<'_>, blob: &[u8]) -> Result<VmConfig, Bu
             return Err(fail(Fault::Value { property, value, expected }));
         }
     }
-    let autostart = optional(node, "bunshin,autostart", |property| match property.value() {
-        [] => Ok(()),
-        _ => Err(Fault::malformed(property, "empty")),
-    })?;
     Ok(VmConfig {
         name: name.to_owned(),
         vcpus,
@@ -126,8 +127,33 @@ fn read(node: Node<'_>, images: &Images<'_>, blob: &[u8]) -> Result<VmConfig, Bu
         command_line: required(node, "bunshin,command-line", text_value)?.to_owned(),
         cpus,
         weight: number(node, "bunshin,weight", 1..=MAX_WEIGHT, "1 to 1024")?,
-        autostart: autostart.is_some(),
+        autostart: flag(node, "bunshin,autostart")?,
+        pinned: flag(node, "bunshin,pinned")?,
+        reservation: reservation(node)?,
+        control: flag(node, "bunshin,control")?,
+        direct_memory: flag(node, "bunshin,direct-memory")?,
+        disks: device::disks(node, images)?,
+        nets: device::nets(node)?,
+        devices: device::devices(node)?,
     })
+}
+
+fn reservation(node: Node<'_>) -> Result<Option<Reservation>, BundleError> {
+    let budget = optional(node, "bunshin,budget", u32_value)?;
+    let period = optional(node, "bunshin,period", u32_value)?;
+    match (budget, period) {
+        (None, None) => Ok(None),
+        (Some(budget_us), Some(period_us)) if (1..=period_us).contains(&budget_us) => {
+            Ok(Some(Reservation { budget_us, period_us }))
+        }
+        (Some(budget), Some(_)) => {
+            let (property, expected) = ("bunshin,budget", "1 to bunshin,period");
+            let value = u64::from(budget);
+            Err(BundleError::new(node, Fault::Value { property, value, expected }))
+        }
+        (None, Some(_)) => Err(BundleError::new(node, Fault::Absent("bunshin,budget"))),
+        (Some(_), None) => Err(BundleError::new(node, Fault::Absent("bunshin,period"))),
+    }
 }
 
 fn number(

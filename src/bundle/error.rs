@@ -5,7 +5,7 @@ use alloc::string::{String, ToString};
 
 use platform::tree::{Node, Property, TreeError};
 
-use super::{MAX_NAME, MAX_VMS, VERSION};
+use super::{MAX_DEVICES, MAX_NAME, MAX_VMS, VERSION};
 
 /// Why a bundle is refused: one line that names the node.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -96,6 +96,39 @@ pub enum Fault {
         /// Bytes of memory.
         memory: u64,
     },
+    /// A disk with no source or with two.
+    #[error(
+        "a disk is either in memory (image, bunshin,size) or of the host (bunshin,host-disk, \
+         bunshin,partition); pack the bundle again"
+    )]
+    DiskSource,
+    /// Ranges of an image that can't be.
+    #[error(
+        "the ranges of the image do not ascend, do not fill its data, or leave the disk; pack the \
+         bundle again"
+    )]
+    Extents,
+    /// A hole in the numbers of devices.
+    #[error("devices are numbered in order, and the next one is {0}")]
+    Numbering(String),
+    /// An address that no device has.
+    #[error("property bunshin,mac is no address of one device; clear bit 0 of its first byte")]
+    Mac,
+    /// Two network ports with one address.
+    #[error("{0} has the same MAC address; give each port its own")]
+    MacTaken(String),
+    /// A disk that two would write to.
+    #[error("{0} has the same host disk or partition; share it only if all are read_only")]
+    DiskTaken(String),
+    /// A device that two would use.
+    #[error("{0} has the same device of the host")]
+    DeviceTaken(String),
+    /// A network device that two would use.
+    #[error("{0} has the same network device of the host")]
+    Taken(&'static str),
+    /// More virtual devices than a virtual machine has places for.
+    #[error("{0} disks and network ports, but a virtual machine has at most {MAX_DEVICES}")]
+    TooManyDevices(usize),
     /// Data that is not in the bundle.
     #[error("data ends at byte {end}, but the bundle has {size}; it was cut short, copy it again")]
     Outside {

@@ -22,6 +22,8 @@ pub(super) enum Kind {
     Standalone(RawPlacement),
     /// An initial RAM disk.
     RamDisk,
+    /// Blocks of a disk.
+    FileSystem,
 }
 
 /// One node below `/images`.
@@ -40,12 +42,13 @@ impl<'t> Image<'t> {
         let kind = match required(node, "type", text_value)? {
             "kernel" => Kind::Kernel,
             "ramdisk" => Kind::RamDisk,
+            "filesystem" => Kind::FileSystem,
             "standalone" => Kind::Standalone(RawPlacement {
                 load: required(node, "load", u64_value)?,
                 entry: required(node, "entry", u64_value)?,
             }),
             other => {
-                let expected = "kernel, standalone or ramdisk";
+                let expected = "kernel, standalone, ramdisk or filesystem";
                 return Err(fail(Fault::Word { property: "type", value: other.into(), expected }));
             }
         };

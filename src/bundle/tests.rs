@@ -1,3 +1,5 @@
+mod devices;
+
 use super::*;
 use crate::config::{Payload, RawPlacement, VmConfig};
 use alloc::boxed::Box;
@@ -118,19 +120,14 @@ fn refusal(spoil: impl FnOnce(&mut Spec)) -> String {
 #[test]
 fn a_good_bundle_says_what_was_written() {
     let blob = write(&spec());
+    let kernel = Payload { offset: KERNEL_AT, size: KERNEL.len() };
     let web = VmConfig {
-        name: "web".to_string(),
-        vcpus: 4,
-        memory: 64 << 20,
-        kernel: Payload { offset: KERNEL_AT, size: KERNEL.len() },
-        raw: None,
         initrd: Some(Payload { offset: INITRD_AT, size: INITRD.len() }),
         command_line: "console=ttyAMA0".to_string(),
         cpus: vec![1, 3],
-        weight: 256,
-        autostart: true,
+        ..VmConfig::new("web", 4, 64 << 20, kernel)
     };
-    assert_eq!(open(&blob), Ok(MachineConfig { vms: vec![web] }));
+    assert_eq!(open(&blob), Ok(MachineConfig::new(vec![web])));
     assert_eq!(total_size(&blob), Ok(blob.len()));
     assert_eq!(total_size(&blob[..KERNEL_AT]), Ok(blob.len()));
 }

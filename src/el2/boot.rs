@@ -306,19 +306,9 @@ fn open_bundle(bundle: Option<Region>) -> (Blob, Option<MachineConfig>) {
         warn!("no bundle: running the embedded guest; give one as initial RAM disk (-initrd)");
         let base = &raw const embedded_guest as u64;
         let size = (&raw const embedded_guest_end as u64 - base) as usize;
-        let vm = VmConfig {
-            name: "embedded".into(),
-            vcpus: 1,
-            memory: 16 << 20,
-            kernel: Payload { offset: 0, size },
-            raw: None,
-            initrd: None,
-            command_line: String::new(),
-            cpus: Vec::new(),
-            weight: 256,
-            autostart: true,
-        };
-        return (Blob { base, size }, Some(MachineConfig { vms: alloc::vec![vm] }));
+        let kernel = Payload { offset: 0, size };
+        let vm = VmConfig::new("embedded", 1, 16 << 20, kernel);
+        return (Blob { base, size }, Some(MachineConfig::new(alloc::vec![vm])));
     };
     let blob = Blob { base: region.base().get(), size: region.size() as usize };
     match bundle::open(blob.bytes()) {

@@ -28,18 +28,7 @@ pub(crate) const PORT: u64 = 0x60;
 
 /// A virtual machine called `name`.
 pub(crate) fn vm(name: &str, vcpus: u32) -> VmConfig {
-    VmConfig {
-        name: name.into(),
-        vcpus,
-        memory: 2 << 20,
-        kernel: Payload { offset: 0, size: 0 },
-        raw: None,
-        initrd: None,
-        command_line: String::new(),
-        cpus: Vec::new(),
-        weight: 256,
-        autostart: true,
-    }
+    VmConfig::new(name, vcpus, 2 << 20, Payload { offset: 0, size: 0 })
 }
 
 /// The code of one virtual machine: that of each boot of the first virtual
@@ -81,7 +70,7 @@ impl World {
 
     /// One virtual machine with one virtual CPU that runs `ops` on one host CPU.
     pub(crate) fn of_one(ops: &[Op]) -> Rc<Self> {
-        Self::start(1, &MachineConfig { vms: vec![vm("one", 1)] }, &[(&[ops], &[])])
+        Self::start(1, &MachineConfig::new(vec![vm("one", 1)]), &[(&[ops], &[])])
     }
 
     /// Runs the virtual machines of `config` on `cpus` host CPUs whose steps

@@ -21,7 +21,7 @@ fn on(target: usize, entry: u64) -> Op {
 }
 
 fn machines(names: &[&str], vcpus: u32) -> MachineConfig {
-    MachineConfig { vms: names.iter().map(|name| vm(name, vcpus)).collect() }
+    MachineConfig::new(names.iter().map(|name| vm(name, vcpus)).collect())
 }
 
 #[test]

@@ -64,16 +64,5 @@ pub(crate) fn bytes() -> &'static [u8] {
 
 /// Its virtual machine.
 pub(crate) fn config() -> VmConfig {
-    VmConfig {
-        name: "hello".into(),
-        vcpus: 1,
-        memory: MEMORY,
-        kernel: Payload { offset: 0, size: bytes().len() },
-        raw: None,
-        initrd: None,
-        command_line: String::new(),
-        cpus: Vec::new(),
-        weight: bunshin::scheduler::DEFAULT_WEIGHT,
-        autostart: true,
-    }
+    VmConfig::new("hello", 1, MEMORY, Payload { offset: 0, size: bytes().len() })
 }

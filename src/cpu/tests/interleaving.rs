@@ -53,7 +53,7 @@ proptest! {
     #[test]
     fn no_wake_up_is_lost(choices in choices(), cpus in 1usize..4, vcpus in 2usize..5) {
         let (first, others) = ring(vcpus, 4, OFF);
-        let config = MachineConfig { vms: vec![vm("ring", vcpus as u32)] };
+        let config = MachineConfig::new(vec![vm("ring", vcpus as u32)]);
         let world =
             World::interleave(cpus, choices, &config, &[(&[&first], &borrow(&others))]);
         prop_assert!(world.host.powered_off.load(SeqCst), "the token is lost");
@@ -64,7 +64,7 @@ proptest! {
     fn a_reset_at_any_moment_restarts_the_machine_once(choices in choices(), cpus in 1usize..4) {
         let (first, others) = ring(3, 1, RESET);
         let (second, _) = ring(3, 1, OFF);
-        let config = MachineConfig { vms: vec![vm("ring", 3), vm("other", 1)] };
+        let config = MachineConfig::new(vec![vm("ring", 3), vm("other", 1)]);
         let other = [Op::Timer(30), Op::Await, Op::Timer(30), Op::Await, OFF];
         let world = World::interleave(
             cpus,
@@ -82,7 +82,7 @@ proptest! {
     fn two_that_stop_the_machine_at_once_stop_it_once(choices in choices(), cpus in 2usize..4) {
         let first = [Op::Exit(cpu_on(1, 0x100)), Op::Work(3), RESET];
         let second = [Op::Work(2), RESET];
-        let config = MachineConfig { vms: vec![vm("one", 2)] };
+        let config = MachineConfig::new(vec![vm("one", 2)]);
         let world = World::interleave(
             cpus,
             choices,

@@ -28,7 +28,7 @@ const BOOT: Event = Event::Start(0, 0x4000_0000, BOOT_CONTEXT);
 
 #[test]
 fn a_virtual_cpu_starts_where_it_is_told_to_and_only_once() {
-    let config = MachineConfig { vms: vec![vm("one", 2)] };
+    let config = MachineConfig::new(vec![vm("one", 2)]);
     let first = [
         Op::Exit(cpu_on(1, 0x100)),
         Op::Exit(cpu_on(1, 0x200)),
@@ -66,7 +66,7 @@ fn a_virtual_cpu_starts_where_it_is_told_to_and_only_once() {
 
 #[test]
 fn a_virtual_cpu_that_is_off_can_be_started_again() {
-    let config = MachineConfig { vms: vec![vm("one", 2)] };
+    let config = MachineConfig::new(vec![vm("one", 2)]);
     let on = Op::Exit(cpu_on(1, 0x100));
     let run = Op::Do(|world| {
         world.step(1);
@@ -82,7 +82,7 @@ fn a_virtual_cpu_that_is_off_can_be_started_again() {
 
 #[test]
 fn a_virtual_cpu_on_the_same_host_cpu_starts_as_well() {
-    let config = MachineConfig { vms: vec![vm("one", 3)] };
+    let config = MachineConfig::new(vec![vm("one", 3)]);
     let first = [Op::Exit(cpu_on(1, 0x100)), Op::Exit(cpu_on(2, 0x100)), Op::Work(100)];
     let world = World::start(1, &config, &[(&[&first], &[(0x100, &[Op::Work(10)])])]);
     world.settle();
@@ -105,7 +105,7 @@ fn a_standby_goes_on_where_it_was() {
 fn a_power_down_starts_anew_where_it_was_told_to() {
     let resume = Some((GuestAddress(0x300), 9));
     let first = [Op::Timer(50), power(PowerRequest::CpuSuspend { resume }), Op::Work(1000)];
-    let config = MachineConfig { vms: vec![vm("one", 1)] };
+    let config = MachineConfig::new(vec![vm("one", 1)]);
     let world = World::start(1, &config, &[(&[&first], &[(0x300, &[Op::Work(5)])])]);
     world.settle();
     assert_eq!(
@@ -119,7 +119,7 @@ fn a_power_down_starts_anew_where_it_was_told_to() {
 fn a_power_down_beside_a_busy_neighbour_starts_anew_as_well() {
     let resume = Some((GuestAddress(0x300), 9));
     let first = [Op::Timer(50), power(PowerRequest::CpuSuspend { resume }), Op::Work(1000)];
-    let config = MachineConfig { vms: vec![vm("one", 1), vm("busy", 1)] };
+    let config = MachineConfig::new(vec![vm("one", 1), vm("busy", 1)]);
     let code: [_; 2] = [&first[..], &[Op::Work(200)]];
     let world =
         World::start(1, &config, &[(&code[..1], &[(0x300, &[Op::Work(5)])]), (&code[1..], &[])]);
@@ -141,7 +141,7 @@ fn the_machine_suspends_only_when_all_others_are_off() {
         suspend,
         Op::Work(1000),
     ];
-    let config = MachineConfig { vms: vec![vm("one", 2)] };
+    let config = MachineConfig::new(vec![vm("one", 2)]);
     let others: [(u64, &[Op]); 2] = [(0x100, &[]), (0x300, &[Op::Work(5)])];
     let world = World::start(2, &config, &[(&[&first], &others)]);
     world.step(0);
@@ -161,7 +161,7 @@ fn the_machine_suspends_only_when_all_others_are_off() {
 
 #[test]
 fn a_host_cpu_is_kicked_for_the_virtual_cpu_that_starts_on_it() {
-    let config = MachineConfig { vms: vec![vm("one", 2)] };
+    let config = MachineConfig::new(vec![vm("one", 2)]);
     let first = [Op::Exit(cpu_on(1, 0x100)), Op::Exit(cpu_on(1, 0x100))];
     let world = World::start(2, &config, &[(&[&first], &[(0x100, &[])])]);
     world.step(1);

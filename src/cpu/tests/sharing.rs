@@ -21,7 +21,7 @@ fn loads(world: &World, vm: usize) -> u64 {
 #[test]
 fn three_virtual_cpus_share_a_host_cpu_by_weight() {
     let config =
-        MachineConfig { vms: vec![weighted("a", 512), weighted("b", 256), weighted("c", 128)] };
+        MachineConfig::new(vec![weighted("a", 512), weighted("b", 256), weighted("c", 128)]);
     // Each piece of work tells once that it has been done.
     let done = |op| [Op::Work(1), op, Op::Repeat];
     let count = Op::Store(0, 0);
@@ -54,7 +54,7 @@ fn a_lonely_virtual_cpu_is_not_interrupted() {
 
 #[test]
 fn a_spin_hint_gives_the_rest_of_the_slice_away() {
-    let config = MachineConfig { vms: vec![vm("spins", 1), vm("works", 1)] };
+    let config = MachineConfig::new(vec![vm("spins", 1), vm("works", 1)]);
     let spins = [Op::Work(1), Op::Exit(Exit::SpinHint), Op::Repeat];
     let works = [Op::Work(1), Op::Repeat];
     let world = World::start(1, &config, &[(&[&spins], &[]), (&[&works], &[])]);
@@ -80,7 +80,7 @@ fn a_spin_hint_costs_a_lonely_virtual_cpu_nothing() {
 #[test]
 fn a_newcomer_gets_its_turn_beside_one_that_ran_alone() {
     let config =
-        MachineConfig { vms: vec![vm("old", 1), VmConfig { autostart: false, ..vm("new", 1) }] };
+        MachineConfig::new(vec![vm("old", 1), VmConfig { autostart: false, ..vm("new", 1) }]);
     let old = [
         Op::Work(500),
         Op::Do(|world| assert!(world.vms[1].start(&world.hypervisor.backend))),

@@ -51,7 +51,7 @@ fn the_user_is_told_of_every_transition() {
         ),
     ] {
         journal::begin();
-        let config = MachineConfig { vms: vec![vm("one", 1)] };
+        let config = MachineConfig::new(vec![vm("one", 1)]);
         World::start(1, &config, &[(&[&[op], &[OFF]], &[])]).settle();
         let told = journal::take();
         let counted = |line: &&String| line.starts_with("INFO vm \"one\": exits: ");
@@ -64,7 +64,7 @@ fn the_user_is_told_of_every_transition() {
 #[test]
 fn the_user_is_told_why_a_machine_does_not_start() {
     journal::begin();
-    let config = MachineConfig { vms: vec![VmConfig { autostart: false, ..vm("one", 1) }] };
+    let config = MachineConfig::new(vec![VmConfig { autostart: false, ..vm("one", 1) }]);
     let world = World::start(1, &config, &[(&[&[OFF]], &[])]);
     world.vms[0].machine.loadable.store(false, SeqCst);
     assert!(!world.vms[0].start(&world.hypervisor.backend));
@@ -74,7 +74,7 @@ fn the_user_is_told_why_a_machine_does_not_start() {
 
 #[test]
 fn the_host_is_turned_off_when_the_last_machine_stops() {
-    let config = MachineConfig { vms: vec![vm("a", 1), vm("b", 1)] };
+    let config = MachineConfig::new(vec![vm("a", 1), vm("b", 1)]);
     for cpus in 1..=2 {
         let late = [Op::Work(100), OFF];
         let world = World::start(cpus, &config, &[(&[&[OFF]], &[]), (&[&late], &[])]);
@@ -100,7 +100,7 @@ fn the_host_stays_on_until_start_up_is_complete() {
 
 #[test]
 fn a_host_whose_machines_never_ran_stays_on() {
-    let config = MachineConfig { vms: vec![VmConfig { autostart: false, ..vm("one", 1) }] };
+    let config = MachineConfig::new(vec![VmConfig { autostart: false, ..vm("one", 1) }]);
     let world = World::start(1, &config, &[(&[&[OFF]], &[])]);
     world.hypervisor.complete_start();
     assert_eq!(world.settle(), Step::Asleep);
@@ -109,7 +109,7 @@ fn a_host_whose_machines_never_ran_stays_on() {
 #[test]
 fn fifty_resets_in_a_row_end_as_the_first() {
     let boots: [&[Op]; 51] = std::array::from_fn(|i| if i < 50 { &[RESET][..] } else { &[OFF] });
-    let config = MachineConfig { vms: vec![vm("one", 1)] };
+    let config = MachineConfig::new(vec![vm("one", 1)]);
     let world = World::start(1, &config, &[(&boots, &[])]);
     world.hypervisor.complete_start();
     assert_eq!(world.settle(), Step::PoweredOff);

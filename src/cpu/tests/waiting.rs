@@ -42,7 +42,7 @@ fn an_interrupt_that_came_before_the_wait_ends_it() {
 
 #[test]
 fn sleepers_that_share_a_host_cpu_are_woken_when_their_timers_are_due() {
-    let config = MachineConfig { vms: vec![vm("a", 1), vm("b", 1), vm("c", 1)] };
+    let config = MachineConfig::new(vec![vm("a", 1), vm("b", 1), vm("c", 1)]);
     let sleep = |ticks| [Op::Timer(ticks), Op::Await, Op::Timer(ticks), Op::Await];
     let (a, b, c) = (sleep(300), sleep(100), sleep(220));
     let world = World::start(1, &config, &[(&[&a], &[]), (&[&b], &[]), (&[&c], &[])]);
@@ -55,7 +55,7 @@ fn sleepers_that_share_a_host_cpu_are_woken_when_their_timers_are_due() {
 
 #[test]
 fn a_sleeper_is_woken_while_its_neighbour_computes() {
-    let config = MachineConfig { vms: vec![vm("sleeper", 1), vm("busy", 1)] };
+    let config = MachineConfig::new(vec![vm("sleeper", 1), vm("busy", 1)]);
     let sleeper = [Op::Timer(25), Op::Await, Op::Exit(Exit::Power(PowerRequest::SystemOff))];
     let busy = [Op::Work(1000)];
     let world = World::start(1, &config, &[(&[&sleeper], &[]), (&[&busy], &[])]);
@@ -68,7 +68,7 @@ fn a_sleeper_is_woken_while_its_neighbour_computes() {
 
 #[test]
 fn a_guest_wakes_its_neighbour_on_the_same_host_cpu() {
-    let config = MachineConfig { vms: vec![vm("one", 2)] };
+    let config = MachineConfig::new(vec![vm("one", 2)]);
     let on = Op::Exit(super::power::cpu_on(1, 0x100));
     let first = [on, Op::Work(100), Op::Raise(1), Op::Work(100)];
     let second = [Op::Await];
@@ -80,7 +80,7 @@ fn a_guest_wakes_its_neighbour_on_the_same_host_cpu() {
 
 #[test]
 fn a_sleeper_of_a_stopped_machine_disturbs_nobody() {
-    let config = MachineConfig { vms: vec![vm("stopped", 2), vm("busy", 1)] };
+    let config = MachineConfig::new(vec![vm("stopped", 2), vm("busy", 1)]);
     let on = Op::Exit(super::power::cpu_on(1, 0x100));
     let stop = Op::Exit(Exit::Power(PowerRequest::SystemOff));
     let first = [on, Op::Work(60), stop];
@@ -97,7 +97,7 @@ fn a_sleeper_of_a_stopped_machine_disturbs_nobody() {
 #[test]
 fn a_woken_guest_leaves_its_neighbour_its_turn() {
     // The last to idle stays loaded.
-    let config = MachineConfig { vms: vec![vm("short", 1), vm("long", 1)] };
+    let config = MachineConfig::new(vec![vm("short", 1), vm("long", 1)]);
     let short = [Op::Await, Op::Work(10)];
     let long = [Op::Await, Op::Work(1000)];
     let world = World::start(1, &config, &[(&[&short], &[]), (&[&long], &[])]);
