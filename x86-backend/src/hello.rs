@@ -3,8 +3,6 @@
 
 use core::arch::global_asm;
 
-use alloc::string::String;
-use alloc::vec::Vec;
 use bunshin::config::{Payload, VmConfig};
 
 /// Memory of the virtual machine.
