@@ -4,6 +4,7 @@ use std::fs;
 use std::time::Duration;
 
 use anyhow::Result;
+use xtask::arch::Arch;
 use xtask::setup::Guest;
 
 use crate::emulator::Emulator;
@@ -35,7 +36,7 @@ fn embedded() -> Result<()> {
 }
 
 fn at_el1() -> Result<()> {
-    let mut command = std::process::Command::new(xtask::qemu::PROGRAM);
+    let mut command = std::process::Command::new(Arch::Aarch64.qemu());
     command
         .args(["-M", "virt,gic-version=3", "-cpu", "cortex-a72", "-m", "512M", "-nographic"])
         .args(["-nodefaults", "-serial", "mon:stdio", "-kernel"])
@@ -73,7 +74,8 @@ fn at_el3() -> Result<()> {
 }
 
 fn entered_with_e2h(host: Host) -> Result<()> {
-    let bundle = xtask::fit::write(&[linux::debian(Guest::Debian612, 4, linux::SELFTEST)?])?;
+    let bundle =
+        xtask::fit::write(Arch::Aarch64, &[linux::debian(Guest::Debian612, 4, linux::SELFTEST)?])?;
     let image = with_e2h_set(&fs::read(host::image()?)?);
     let mut emulator = host.boot_image(&image, Some(&bundle), linux::LIMIT)?;
     emulator.expect("E2H=1")?;

@@ -4,6 +4,7 @@ use std::fs;
 use std::time::Duration;
 
 use anyhow::Result;
+use xtask::arch::Arch;
 use xtask::fit;
 
 use crate::host::{self, USUAL};
@@ -40,7 +41,8 @@ pub(crate) fn trials() -> Vec<Case> {
 }
 
 fn refused(damage: Damage, expected: &str) -> Result<()> {
-    let mut bundle = fit::write(&[host::vm("hello", host::small("hello")?, VCPUS, 64 << 20)])?;
+    let mut bundle =
+        fit::write(Arch::Aarch64, &[host::vm("hello", host::small("hello")?, VCPUS, 64 << 20)])?;
     damage(&mut bundle);
     let mut emulator = USUAL.boot_image(&fs::read(host::image()?)?, Some(&bundle), LIMIT)?;
     emulator.expect(expected)?;

@@ -6,6 +6,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use xtask::arch::Arch;
 use xtask::fit::{self, Vm};
 use xtask::setup::Guest;
 use xtask::vmfile::Size;
@@ -59,19 +60,19 @@ pub(crate) fn selection() -> Vec<Host> {
 
 impl Host {
     fn machine(&self) -> qemu::Machine {
-        qemu::Machine { gic: self.gic, cpu: self.cpu.to_string(), smp: None }
+        qemu::Machine { gic: self.gic, cpu: Some(self.cpu.to_string()), smp: None }
     }
 
     /// The emulator's command line, with nothing to boot yet.
     pub(crate) fn command(&self) -> Result<Command> {
-        let mut command = self.machine().command(self.cpus, MEMORY)?;
+        let mut command = self.machine().command(Arch::Aarch64, self.cpus, MEMORY)?;
         command.args(["-nodefaults", "-serial", "mon:stdio"]);
         Ok(command)
     }
 
     /// Starts the hypervisor with a bundle of `vms`.
     pub(crate) fn boot(&self, vms: &[Vm], limit: Duration) -> Result<Emulator> {
-        self.boot_image(&fs::read(image()?)?, Some(&fit::write(vms)?), limit)
+        self.boot_image(&fs::read(image()?)?, Some(&fit::write(Arch::Aarch64, vms)?), limit)
     }
 
     /// Starts the hypervisor `image` with the bytes `bundle`.
@@ -97,7 +98,7 @@ impl Host {
 
 /// The hypervisor's image.
 pub(crate) fn image() -> Result<std::path::PathBuf> {
-    let file = Workspace::locate().image();
+    let file = Workspace::locate().image(Arch::Aarch64);
     anyhow::ensure!(file.is_file(), "{} is absent; run `cargo xtask build`", file.display());
     Ok(file)
 }
@@ -120,12 +121,13 @@ pub(crate) fn vm(name: &str, kernel: Vec<u8>, vcpus: u32, memory: u64) -> Vm {
 
 /// A fetched guest.
 pub(crate) fn fetched(guest: Guest) -> Result<Vec<u8>> {
-    let file = Workspace::locate().guests().join(guest.file());
+    let file =
+        Workspace::locate().guests().join(guest.file(Arch::Aarch64).context("no such guest")?);
     fs::read(&file).with_context(|| format!("{}: run `cargo xtask setup`", file.display()))
 }
 
 /// A small guest of this project.
 pub(crate) fn small(name: &str) -> Result<Vec<u8>> {
-    let file = build::guest(&Workspace::locate(), name);
+    let file = build::guest(&Workspace::locate(), Arch::Aarch64, name);
     fs::read(&file).with_context(|| format!("{}: run `cargo xtask build`", file.display()))
 }

@@ -4,6 +4,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use xtask::arch::Arch;
 use xtask::fit::Vm;
 use xtask::setup::Guest;
 use xtask::workspace::Workspace;
@@ -76,15 +77,15 @@ impl Below {
             return host.boot(&[debian(kernel, vcpus, arguments)?], limit);
         }
         let guests = Workspace::locate().guests();
-        let mut command = Command::new(xtask::qemu::PROGRAM);
+        let mut command = Command::new(Arch::Aarch64.qemu());
         command
             .args(["-M", &format!("virt,gic-version={}", host.gic), "-cpu", host.cpu])
             .args(["-smp", &vcpus.to_string(), "-m", "512M", "-nographic", "-nodefaults"])
             .args(["-serial", "mon:stdio", "-append", &command_line(arguments)])
             .arg("-kernel")
-            .arg(guests.join(kernel.file()))
+            .arg(guests.join(kernel.file(Arch::Aarch64).context("no such kernel")?))
             .arg("-initrd")
-            .arg(guests.join(Guest::Initramfs.file()));
+            .arg(guests.join(Guest::Initramfs.file(Arch::Aarch64).context("no RAM disk")?));
         Emulator::start(command, limit, None)
     }
 

@@ -1,8 +1,8 @@
 //! Debian packages of another architecture without touching the system.
 //!
 //! apt is given a root of its own under the download folder: its own lists,
-//! cache, sources and (empty) package status, with arm64 as the native
-//! architecture. No privilege is needed and nothing outside changes.
+//! cache, sources and (empty) package status, with the guests' architecture as
+//! the native one. No privilege is needed and nothing outside changes.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
+use crate::arch::Arch;
 use crate::process;
 
 /// The Debian release that guests come from.
@@ -95,14 +96,15 @@ pub fn sources(mirror: &str, suites: &[&str]) -> String {
 #[derive(Debug)]
 pub struct PrivateApt {
     root: PathBuf,
+    arch: Arch,
 }
 
 impl PrivateApt {
-    /// Prepares a root at `root` for arm64 packages from `mirror`.
+    /// Prepares a root at `root` for packages of `arch` from `mirror`.
     ///
     /// # Errors
     /// When apt is absent, Debian's keys are, or a file can't be written.
-    pub fn create(root: &Path, mirror: &str) -> Result<Self> {
+    pub fn create(root: &Path, mirror: &str, arch: Arch) -> Result<Self> {
         for program in ["apt-get", "apt-cache", "dpkg-deb", "tar"] {
             if process::find(program).is_none() {
                 bail!("{program} is not installed; guests are fetched on a Debian machine");
@@ -128,8 +130,8 @@ impl PrivateApt {
                  Dir::State::lists \"{}\";\n\
                  Dir::State::status \"{}\";\n\
                  Dir::Cache \"{}\";\n\
-                 APT::Architecture \"arm64\";\n\
-                 APT::Architectures {{ \"arm64\"; }};\n\
+                 APT::Architecture \"{arch}\";\n\
+                 APT::Architectures {{ \"{arch}\"; }};\n\
                  APT::Sandbox::User \"\";\n\
                  Acquire::Languages \"none\";\n\
                  Acquire::IndexTargets::deb::DEP-11::DefaultEnabled \"false\";\n",
@@ -137,9 +139,10 @@ impl PrivateApt {
                 at("lists"),
                 at("status"),
                 at("cache"),
+                arch = arch.debian(),
             ),
         )?;
-        Ok(PrivateApt { root: root.to_path_buf() })
+        Ok(PrivateApt { root: root.to_path_buf(), arch })
     }
 
     fn command(&self, program: &str) -> Command {
@@ -154,7 +157,7 @@ impl PrivateApt {
     /// As apt's.
     pub fn update(&self) -> Result<()> {
         process::run_with_spinner(
-            "fetching the package lists of Debian arm64",
+            &format!("fetching the package lists of Debian {}", self.arch.debian()),
             self.command("apt-get").args(["update", "-q"]),
         )?;
         Ok(())

@@ -1,23 +1,24 @@
-//! `cargo xtask build`: the EL2 image and the small guests.
+//! `cargo xtask build`: the image and the small guests.
 
 use std::env;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result};
 use clap::Args;
 
+use crate::arch::Arch;
 use crate::image;
 use crate::process;
 use crate::workspace::Workspace;
 
-/// Target of the image and of the small guests.
-pub const TARGET: &str = "aarch64-unknown-none-softfloat";
-
 /// Options of `cargo xtask build`.
 #[derive(Debug, Default, Args)]
 pub struct Options {
+    /// Architecture of the machine
+    #[arg(long, value_enum, default_value_t)]
+    pub arch: Arch,
     /// Leave the small guests out
     #[arg(long)]
     pub no_guests: bool,
@@ -28,11 +29,12 @@ pub struct Options {
 /// # Errors
 /// As Cargo's, and when the linked file is not what a bootloader expects.
 pub fn run(workspace: &Workspace, options: &Options) -> Result<()> {
-    let image = image(workspace)?;
+    let arch = options.arch;
+    let image = image(workspace, arch)?;
     println!("image: {}", image.display());
     if !options.no_guests {
-        guests(workspace)?;
-        println!("guests: {}", workspace.target().join(TARGET).join("release").display());
+        guests(workspace, arch)?;
+        println!("guests: {}", release(workspace, arch).display());
     }
     Ok(())
 }
@@ -51,57 +53,63 @@ pub fn cargo(workspace: &Workspace) -> Command {
     command
 }
 
-/// Builds the EL2 image and returns its file.
+/// Builds the image of `arch` and returns its file.
 ///
 /// # Errors
 /// As [`run`].
-pub fn image(workspace: &Workspace) -> Result<PathBuf> {
-    process::run(cargo(workspace).args([
-        "build",
-        "--release",
-        "--target",
-        TARGET,
+pub fn image(workspace: &Workspace, arch: Arch) -> Result<PathBuf> {
+    process::run(cargo(workspace).args(["build", "--release", "--target", arch.target()]).args([
         "-p",
-        "bunshin",
+        arch.package(),
+        "--bin",
+        arch.program(),
     ]))?;
-    let elf = artifact(workspace, "bunshin");
-    let data = fs::read(&elf).with_context(|| format!("can't read {}", elf.display()))?;
-    let data = image::flatten_boot_image(&data).with_context(|| elf.display().to_string())?;
-    let file = workspace.image();
-    fs::write(&file, data).with_context(|| format!("can't write {}", file.display()))?;
+    let file = workspace.image(arch);
+    bootable(&artifact(workspace, arch, arch.program()), arch, &file)?;
     Ok(file)
+}
+
+/// Makes of the linked file `elf` what bootloaders and VM files take.
+fn bootable(elf: &Path, arch: Arch, file: &Path) -> Result<()> {
+    let data = fs::read(elf).with_context(|| format!("can't read {}", elf.display()))?;
+    let data = match arch {
+        Arch::Aarch64 => image::flatten_boot_image(&data),
+        Arch::X86_64 => image::strip(&data),
+    };
+    let data = data.with_context(|| elf.display().to_string())?;
+    fs::write(file, data).with_context(|| format!("can't write {}", file.display()))
 }
 
 /// Builds the small guests, each as a file of its own that a VM file can name.
 ///
 /// # Errors
 /// As [`run`].
-pub fn guests(workspace: &Workspace) -> Result<()> {
-    process::run(cargo(workspace).args([
-        "build",
-        "--release",
-        "--target",
-        TARGET,
+pub fn guests(workspace: &Workspace, arch: Arch) -> Result<()> {
+    process::run(cargo(workspace).args(["build", "--release", "--target", arch.target()]).args([
         "-p",
-        "guests",
+        guests_package(arch).0,
         "--bins",
     ]))?;
-    for name in guest_names(workspace)? {
-        let elf = artifact(workspace, &name);
-        let data = fs::read(&elf).with_context(|| format!("can't read {}", elf.display()))?;
-        let data = image::flatten_boot_image(&data).with_context(|| elf.display().to_string())?;
-        let file = guest(workspace, &name);
-        fs::write(&file, data).with_context(|| format!("can't write {}", file.display()))?;
+    for name in guest_names(workspace, arch)? {
+        bootable(&artifact(workspace, arch, &name), arch, &guest(workspace, arch, &name))?;
     }
     Ok(())
+}
+
+/// The package with the small guests of `arch`, and its folder.
+const fn guests_package(arch: Arch) -> (&'static str, &'static str) {
+    match arch {
+        Arch::Aarch64 => ("guests", "guests"),
+        Arch::X86_64 => ("guests-x86", "guests/x86"),
+    }
 }
 
 /// Names of the small guests, sorted.
 ///
 /// # Errors
 /// As the file system's.
-pub fn guest_names(workspace: &Workspace) -> Result<Vec<String>> {
-    let folder = workspace.root().join("guests/src/bin");
+pub fn guest_names(workspace: &Workspace, arch: Arch) -> Result<Vec<String>> {
+    let folder = workspace.root().join(guests_package(arch).1).join("src/bin");
     let mut names = Vec::new();
     for entry in
         fs::read_dir(&folder).with_context(|| format!("can't read {}", folder.display()))?
@@ -116,12 +124,20 @@ pub fn guest_names(workspace: &Workspace) -> Result<Vec<String>> {
     Ok(names)
 }
 
-/// The flat image of the small guest `name`.
-pub fn guest(workspace: &Workspace, name: &str) -> PathBuf {
-    artifact(workspace, name).with_extension("img")
+/// The file of the small guest `name` that a VM file can name: a flat image, or ELF on PCs.
+pub fn guest(workspace: &Workspace, arch: Arch, name: &str) -> PathBuf {
+    artifact(workspace, arch, name).with_extension(match arch {
+        Arch::Aarch64 => "img",
+        Arch::X86_64 => "elf",
+    })
 }
 
 /// The linked file of the program `name` for the bare machine.
-pub fn artifact(workspace: &Workspace, name: &str) -> PathBuf {
-    workspace.target().join(TARGET).join("release").join(name)
+pub fn artifact(workspace: &Workspace, arch: Arch, name: &str) -> PathBuf {
+    release(workspace, arch).join(name)
+}
+
+/// Where Cargo puts what it builds for the bare machine.
+fn release(workspace: &Workspace, arch: Arch) -> PathBuf {
+    workspace.target().join(arch.target()).join("release")
 }

@@ -9,6 +9,8 @@ use anyhow::{Context, Result, ensure};
 use sha2::{Digest, Sha256};
 use vm_fdt::FdtWriter;
 
+use crate::arch::Arch;
+
 /// Version of the properties that start with `bunshin,`.
 pub const VERSION: u32 = 1;
 
@@ -62,11 +64,11 @@ struct Image<'a> {
     digest: [u8; 32],
 }
 
-/// The bundle of `vms`. Payloads that several VMs share are stored once.
+/// The bundle of `vms` for a machine of `arch`. Payloads that several VMs share are stored once.
 ///
 /// # Errors
 /// When there is no VM or a name is not fit for a node.
-pub fn write(vms: &[Vm]) -> Result<Vec<u8>> {
+pub fn write(arch: Arch, vms: &[Vm]) -> Result<Vec<u8>> {
     ensure!(!vms.is_empty(), "a bundle needs at least one vm");
     let mut images: Vec<Image<'_>> = Vec::new();
     let mut add = |vm: &Vm, kind, suffix: &str, data, raw| {
@@ -89,8 +91,8 @@ pub fn write(vms: &[Vm]) -> Result<Vec<u8>> {
     }
 
     // The length of the tree does not depend on the values of positions.
-    let start = tree(vms, &references, &images, 0)?.len().next_multiple_of(ALIGNMENT);
-    let mut bundle = tree(vms, &references, &images, start)?;
+    let start = tree(arch, vms, &references, &images, 0)?.len().next_multiple_of(ALIGNMENT);
+    let mut bundle = tree(arch, vms, &references, &images, start)?;
     for image in &images {
         bundle.resize(bundle.len().next_multiple_of(ALIGNMENT), 0);
         bundle.extend_from_slice(image.data);
@@ -101,6 +103,7 @@ pub fn write(vms: &[Vm]) -> Result<Vec<u8>> {
 }
 
 fn tree(
+    arch: Arch,
     vms: &[Vm],
     references: &[(String, Option<String>)],
     images: &[Image<'_>],
@@ -122,7 +125,7 @@ fn tree(
         fdt.property_u32("data-position", u32::try_from(position).context(TOO_BIG)?)?;
         fdt.property_u32("data-size", u32::try_from(size).context(TOO_BIG)?)?;
         fdt.property_string("type", image.kind)?;
-        fdt.property_string("arch", "arm64")?;
+        fdt.property_string("arch", arch.fit())?;
         fdt.property_string("os", "linux")?;
         fdt.property_string("compression", "none")?;
         if let Some(raw) = image.raw {
@@ -210,8 +213,11 @@ mod tests {
     #[test]
     fn payloads_are_aligned_and_stored_once() {
         let initrd = vec![7; 5000];
-        let bundle =
-            write(&[vm("one", b"kernel", Some(&initrd)), vm("two", b"kernel", None)]).unwrap();
+        let bundle = write(
+            Arch::Aarch64,
+            &[vm("one", b"kernel", Some(&initrd)), vm("two", b"kernel", None)],
+        )
+        .unwrap();
         let find = |needle: &[u8]| -> Vec<usize> {
             let at = |start: &usize| bundle[*start..].starts_with(needle);
             (0..bundle.len()).filter(at).collect()
@@ -225,19 +231,20 @@ mod tests {
     #[test]
     fn the_same_input_gives_the_same_bundle() {
         let vms = [vm("one", b"kernel", Some(b"initrd"))];
-        assert_eq!(write(&vms).unwrap(), write(&vms).unwrap());
+        assert_eq!(write(Arch::Aarch64, &vms).unwrap(), write(Arch::Aarch64, &vms).unwrap());
     }
 
     #[test]
     fn a_bundle_without_a_vm_is_refused() {
-        assert!(write(&[]).is_err());
+        assert!(write(Arch::Aarch64, &[]).is_err());
     }
 
     #[test]
     fn the_tools_of_u_boot_read_the_bundle() {
         let mut firmware = vm("fw", b"firmware", None);
         firmware.raw = Some(Raw { load: 0x4020_0000, entry: 0x4020_0040 });
-        let bundle = write(&[vm("web", b"kernel", Some(b"initrd")), firmware]).unwrap();
+        let bundle =
+            write(Arch::Aarch64, &[vm("web", b"kernel", Some(b"initrd")), firmware]).unwrap();
         let Some(list) = tool("dumpimage", &["-l"], &bundle) else {
             return; // u-boot-tools is not installed
         };
@@ -250,7 +257,7 @@ mod tests {
 
     #[test]
     fn fdtget_reads_the_bundle() {
-        let bundle = write(&[vm("web", b"kernel", None)]).unwrap();
+        let bundle = write(Arch::Aarch64, &[vm("web", b"kernel", None)]).unwrap();
         for (kind, node, property, expected) in [
             ("s", "/configurations", "default", "web"),
             ("s", "/configurations/web", "kernel", "web-kernel"),

@@ -1,11 +1,19 @@
-//! ELF file -> the flat image that a bootloader copies to memory.
+//! ELF file -> what a bootloader takes: a flat image, or ELF with nothing to spare.
+
+use std::ops::Range;
 
 use anyhow::{Context, Result, bail, ensure};
-use object::elf::PT_LOAD;
+use object::LittleEndian;
+use object::elf::{FileHeader64, PT_LOAD};
 use object::read::elf::{ElfFile64, FileHeader, ProgramHeader};
 
 /// A flat image with larger holes than this is the fault of a linker script.
 const LIMIT: u64 = 64 << 20;
+
+/// Places of `e_shoff`, `e_shnum` and `e_shstrndx` in the header of a 64-bit ELF file.
+const SECTION_TABLE: Range<usize> = 40..48;
+const SECTION_COUNT: Range<usize> = 60..62;
+const SECTION_NAMES: Range<usize> = 62..64;
 
 /// Lays the loadable segments of `elf` out as they lie in memory, from the
 /// lowest address on and without trailing zeroes that the file does not hold.
@@ -13,7 +21,7 @@ const LIMIT: u64 = 64 << 20;
 /// # Errors
 /// When `elf` is no 64-bit little-endian ELF file with such segments.
 pub fn flatten(elf: &[u8]) -> Result<Vec<u8>> {
-    let file = ElfFile64::<object::LittleEndian>::parse(elf).context("not an ELF file")?;
+    let file = ElfFile64::<LittleEndian>::parse(elf).context("not an ELF file")?;
     let endian = file.endian();
     let headers = file.elf_header().program_headers(endian, elf)?;
     let load = headers.iter().filter(|h| h.p_type(endian) == PT_LOAD && h.p_filesz(endian) > 0);
@@ -30,6 +38,29 @@ pub fn flatten(elf: &[u8]) -> Result<Vec<u8>> {
         let end = offset.checked_add(data.len()).context("a segment is too large")?;
         image.resize(image.len().max(end), 0);
         image[offset..end].copy_from_slice(data);
+    }
+    Ok(image)
+}
+
+/// Leaves of `elf` only what a bootloader loads: no symbols, no debug information.
+///
+/// # Errors
+/// As [`flatten`].
+pub fn strip(elf: &[u8]) -> Result<Vec<u8>> {
+    let header = FileHeader64::<LittleEndian>::parse(elf).context("not an ELF file")?;
+    let endian = header.endian().context("not a little-endian ELF file")?;
+    let segments = header.program_headers(endian, elf)?;
+    let table = header.e_phoff(endian) + size_of_val(segments) as u64;
+    let mut end = table.max(size_of_val(header) as u64);
+    for segment in segments {
+        let last = segment.p_offset(endian).checked_add(segment.p_filesz(endian));
+        end = end.max(last.context("a segment is too large")?);
+    }
+    let end = usize::try_from(end)?;
+    let mut image = elf.get(..end).context("a segment lies outside of the ELF file")?.to_vec();
+    // There is no section table any more: its place, its entries and its names.
+    for field in [SECTION_TABLE, SECTION_COUNT, SECTION_NAMES] {
+        image.get_mut(field).context("not an ELF file")?.fill(0);
     }
     Ok(image)
 }
@@ -97,6 +128,22 @@ mod tests {
         let mut outside = elf(&[(0, b"abcd", 4)]);
         outside.truncate(outside.len() - 1);
         assert!(flatten(&outside).is_err());
+    }
+
+    #[test]
+    fn a_stripped_file_keeps_its_segments_and_loses_its_sections() {
+        let mut file = elf(&[(0x1000, b"text", 4), (0x1008, b"data", 8)]);
+        let length = file.len();
+        file[SECTION_TABLE].copy_from_slice(&(length as u64).to_le_bytes());
+        file[SECTION_COUNT].copy_from_slice(&1u16.to_le_bytes());
+        file.extend([0; 64]);
+        file.extend(b"debug information");
+        let stripped = strip(&file).unwrap();
+        assert_eq!(stripped.len(), length);
+        assert_eq!(flatten(&stripped).unwrap(), b"text\0\0\0\0data");
+        stripped.get(SECTION_TABLE).unwrap().iter().for_each(|byte| assert_eq!(*byte, 0));
+        file.truncate(length - 1);
+        assert!(strip(&file).is_err());
     }
 
     #[test]

@@ -7,6 +7,8 @@ use anyhow::{Context, Result, bail, ensure};
 use flate2::read::GzDecoder;
 use ruzstd::decoding::StreamingDecoder;
 
+use crate::arch::Arch;
+
 /// Unpacked kernels larger than this are a mistake or an attack on the disk.
 const LIMIT: u64 = 1 << 30;
 
@@ -22,27 +24,82 @@ const ZBOOT_MAGIC: (usize, &[u8]) = (4, b"zimg");
 const ZBOOT_PAYLOAD_OFFSET: usize = 8;
 const ZBOOT_PAYLOAD_SIZE: usize = 12;
 
-/// Peels compression and EFI `zboot` off `file` until an arm64 `Image` or an
-/// ELF file shows.
+/// Offset and value of the magic number in the setup header of a `bzImage`
+/// (Linux, Documentation/arch/x86/boot.rst).
+const BZIMAGE_MAGIC: (usize, &[u8]) = (0x202, b"HdrS");
+/// Multiboot 1, 3.1: the header is aligned, in the first bytes of the file, and its first three
+/// words (magic, flags, checksum) add up to zero.
+const MULTIBOOT_MAGIC: u32 = 0x1bad_b002;
+const MULTIBOOT_SEARCH: usize = 8192;
+/// Offset of `e_machine` in ELF files of either class.
+const ELF_MACHINE: usize = 18;
+
+/// Peels compression and EFI `zboot` off `file` until a kernel shows that a guest on `arch` is
+/// started from.
 ///
 /// # Errors
 /// When something else shows; the message says what would do.
-pub fn unwrap(file: Vec<u8>) -> Result<Vec<u8>> {
+pub fn unwrap(file: Vec<u8>, arch: Arch) -> Result<Vec<u8>> {
     let mut data = file;
     // Four layers are more than anyone has been seen to use.
     for _ in 0..4 {
         data = match &data[..] {
-            d if has(d, IMAGE_MAGIC) || d.starts_with(ELF) => return Ok(data),
+            d if d.starts_with(ELF) => {
+                check_machine(d, arch)?;
+                return Ok(data);
+            }
+            d if is_linux(d, arch) || (arch == Arch::X86_64 && is_multiboot(d)) => return Ok(data),
             d if d.starts_with(GZIP) || d.starts_with(ZSTD) => decompress(d)?,
             d if has(d, ZBOOT_MAGIC) => zboot_payload(d)?.to_vec(),
-            d => bail!(
-                "neither an arm64 Image (bytes {:02x?} at 0x38), nor ELF, nor one of these in \
-                 gzip, zstd or EFI zboot; for a raw binary give `raw = {{ load = ADDRESS }}`",
-                d.get(0x38..0x3c).unwrap_or_default()
-            ),
+            d => bail!("{}", advice(d, arch)),
         };
     }
     bail!("more than four layers of compression")
+}
+
+/// Whether `kernel` is Linux in the form that guests on `arch` start from.
+pub fn is_linux(kernel: &[u8], arch: Arch) -> bool {
+    match arch {
+        Arch::Aarch64 => has(kernel, IMAGE_MAGIC),
+        Arch::X86_64 => has(kernel, BZIMAGE_MAGIC),
+    }
+}
+
+fn is_multiboot(kernel: &[u8]) -> bool {
+    let head = kernel.get(..MULTIBOOT_SEARCH).unwrap_or(kernel);
+    let words: Vec<u32> =
+        head.chunks_exact(4).map(|word| word.try_into().map_or(0, u32::from_le_bytes)).collect();
+    words.windows(3).any(|header| {
+        header.first() == Some(&MULTIBOOT_MAGIC)
+            && header.iter().fold(0, |sum: u32, word| sum.wrapping_add(*word)) == 0
+    })
+}
+
+fn check_machine(elf: &[u8], arch: Arch) -> Result<()> {
+    let field = elf.get(ELF_MACHINE..).and_then(<[u8]>::first_chunk);
+    let machine = field.map(|bytes| u16::from_le_bytes(*bytes)).context("a cut-off ELF file")?;
+    ensure!(
+        arch.elf_machines().contains(&machine),
+        "an ELF file for another architecture (e_machine {machine}) than {arch}"
+    );
+    Ok(())
+}
+
+fn advice(data: &[u8], arch: Arch) -> String {
+    let other = Arch::ALL.into_iter().find(|other| is_linux(data, *other));
+    match (other, arch) {
+        (Some(other), _) => format!("a Linux kernel for {other}, but this VM runs on {arch}"),
+        (None, Arch::Aarch64) => format!(
+            "neither an arm64 Image (bytes {:02x?} at 0x38), nor ELF, nor one of these in \
+             gzip, zstd or EFI zboot; for a raw binary give `raw = {{ load = ADDRESS }}`",
+            data.get(0x38..0x3c).unwrap_or_default()
+        ),
+        (None, Arch::X86_64) => format!(
+            "neither a bzImage (bytes {:02x?} at 0x202), nor ELF with a PVH note or a Multiboot \
+             header, nor a flat Multiboot kernel, nor one of these in gzip or zstd",
+            data.get(0x202..0x206).unwrap_or_default()
+        ),
+    }
 }
 
 fn has(data: &[u8], (offset, value): (usize, &[u8])) -> bool {
@@ -123,9 +180,46 @@ mod tests {
             ("zboot gzip", zboot(&gzip(&image()))),
             ("zboot zstd", zboot(&zstd(&image()))),
         ] {
-            assert_eq!(unwrap(file).unwrap(), image(), "{what}");
+            assert_eq!(unwrap(file, Arch::Aarch64).unwrap(), image(), "{what}");
         }
-        assert_eq!(unwrap(b"\x7fELF...".to_vec()).unwrap(), b"\x7fELF...");
+    }
+
+    fn elf(machine: u16) -> Vec<u8> {
+        let mut file = b"\x7fELF".to_vec();
+        file.resize(ELF_MACHINE, 0);
+        file.extend(machine.to_le_bytes());
+        file
+    }
+
+    fn bzimage() -> Vec<u8> {
+        let mut image = vec![0; BZIMAGE_MAGIC.0];
+        image.extend(BZIMAGE_MAGIC.1);
+        image
+    }
+
+    fn multiboot(checksum: u32) -> Vec<u8> {
+        [0, MULTIBOOT_MAGIC, 3, checksum].into_iter().flat_map(u32::to_le_bytes).collect()
+    }
+
+    #[test]
+    fn an_architecture_takes_its_own_kernels() {
+        let right = 0u32.wrapping_sub(MULTIBOOT_MAGIC + 3);
+        for (what, file, arm, pc) in [
+            ("Image", image(), true, false),
+            ("bzImage", bzimage(), false, true),
+            ("bzImage in zstd", zstd(&bzimage()), false, true),
+            ("ELF for AArch64", elf(183), true, false),
+            ("ELF for x86-64", elf(62), false, true),
+            ("ELF for i386", elf(3), false, true),
+            ("cut-off ELF", b"\x7fELF".to_vec(), false, false),
+            ("Multiboot", multiboot(right), false, true),
+            ("Multiboot with a wrong checksum", multiboot(right + 1), false, false),
+        ] {
+            assert_eq!(unwrap(file.clone(), Arch::Aarch64).is_ok(), arm, "{what} on AArch64");
+            assert_eq!(unwrap(file, Arch::X86_64).is_ok(), pc, "{what} on x86-64");
+        }
+        let error = unwrap(bzimage(), Arch::Aarch64).unwrap_err().to_string();
+        assert!(error.contains("Linux kernel for x86_64"), "{error}");
     }
 
     #[test]
@@ -144,7 +238,7 @@ mod tests {
             (nested, "four layers"),
             ([ZSTD, &[0xff; 9]].concat(), "damaged zstd"),
         ] {
-            let error = format!("{:#}", unwrap(file).unwrap_err());
+            let error = format!("{:#}", unwrap(file, Arch::Aarch64).unwrap_err());
             assert!(error.contains(reason), "{error}");
         }
     }

@@ -4,12 +4,15 @@
 //! other modules are what they share.
 
 pub mod apt;
+pub mod arch;
 pub mod build;
 pub mod fit;
 pub mod image;
 pub mod initramfs;
 pub mod kernel;
+pub mod media;
 pub mod pack;
+pub mod packages;
 pub mod process;
 pub mod qemu;
 pub mod run;
@@ -43,6 +46,8 @@ enum Command {
     Pack(pack::Options),
     /// Set up, build, pack and start the emulator
     Run(run::Options),
+    /// Make a medium that a machine boots from
+    Image(media::Options),
     /// Run the quality gate: format, lints, tests on the host, tests in the emulator
     Test(test::Options),
 }
@@ -57,6 +62,7 @@ pub fn execute(cli: &Cli) -> Result<ExitCode> {
         Command::Setup(options) => setup::run(&workspace, options)?,
         Command::Build(options) => build::run(&workspace, options)?,
         Command::Pack(options) => pack::run(&workspace, options)?,
+        Command::Image(options) => media::run(&workspace, options)?,
         Command::Test(options) => test::run(&workspace, options)?,
         Command::Run(options) => return run::run(&workspace, options),
     }

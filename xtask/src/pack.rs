@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use clap::Args;
 
+use crate::arch::Arch;
 use crate::fit;
 use crate::vmfile::VmFile;
 use crate::workspace::Workspace;
@@ -18,6 +19,9 @@ pub struct Options {
     /// Where the bundle goes
     #[arg(short, long, default_value = "bundle.itb")]
     pub output: PathBuf,
+    /// Architecture of the machine
+    #[arg(long, value_enum, default_value_t)]
+    pub arch: Arch,
 }
 
 /// Packs the VM file and its payloads into one bundle.
@@ -27,18 +31,18 @@ pub struct Options {
 pub fn run(workspace: &Workspace, options: &Options) -> Result<()> {
     let vms = VmFile::load(&options.file)?;
     let base = options.file.parent().unwrap_or(Path::new(""));
-    let bundle = bundle(&vms, base, workspace)?;
+    let bundle = bundle(&vms, base, workspace, options.arch)?;
     write(&options.output, &bundle)?;
     println!("{}: {} VMs, {} KiB", options.output.display(), vms.vms.len(), bundle.len() / 1024);
     Ok(())
 }
 
-/// The bundle of a VM file whose paths are relative to `base`.
+/// The bundle for `arch` of a VM file whose paths are relative to `base`.
 ///
 /// # Errors
 /// When a payload can't be read.
-pub fn bundle(file: &VmFile, base: &Path, workspace: &Workspace) -> Result<Vec<u8>> {
-    fit::write(&file.resolve(base, &workspace.guests())?)
+pub fn bundle(file: &VmFile, base: &Path, workspace: &Workspace, arch: Arch) -> Result<Vec<u8>> {
+    fit::write(arch, &file.resolve(base, &workspace.guests(), arch)?)
 }
 
 /// Writes `bundle` to `file`.

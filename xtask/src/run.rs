@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use anyhow::{Context, Result, bail};
 use clap::Args;
 
+use crate::arch::Arch;
 use crate::build;
 use crate::pack;
 use crate::process;
@@ -25,6 +26,9 @@ const USUAL_CPUS: u32 = 4;
 /// Options of `cargo xtask run`.
 #[derive(Debug, Args)]
 pub struct Options {
+    /// Architecture of the machine
+    #[arg(long, value_enum, default_value_t)]
+    pub arch: Arch,
     /// The VM file [default: vms/linux.toml, one Debian guest]
     #[arg(long, value_name = "FILE")]
     pub vm: Option<PathBuf>,
@@ -67,9 +71,10 @@ pub fn run(workspace: &Workspace, options: &Options) -> Result<ExitCode> {
     let memory = file.machine.memory.map_or(USUAL_MEMORY, |Size(memory)| memory);
     let memory = Size(memory.max(guests.saturating_add(SPARE_MEMORY)));
     let cpus = options.machine.smp.or(file.machine.cpus).unwrap_or(USUAL_CPUS);
+    let arch = options.arch;
     let bundle = workspace.target().join("bundle.itb");
-    let mut command = options.machine.command(cpus, memory)?;
-    qemu::boot(&mut command, &workspace.image(), &bundle);
+    let mut command = options.machine.command(options.arch, cpus, memory)?;
+    qemu::boot(&mut command, &workspace.image(arch), &bundle);
     if options.gdb {
         command.args(["-s", "-S"]);
     }
@@ -78,20 +83,20 @@ pub fn run(workspace: &Workspace, options: &Options) -> Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
 
-    setup::run(workspace, &setup::Options::default())?;
+    setup::run(workspace, &setup::Options { arch: Some(arch), ..Default::default() })?;
     if let Some(name) = &options.guest {
-        let known = build::guest_names(workspace)?;
+        let known = build::guest_names(workspace, arch)?;
         if !known.contains(name) {
             bail!("no guest {name:?}; there are {}", known.join(", "));
         }
-        build::guests(workspace)?;
+        build::guests(workspace, arch)?;
     }
-    build::image(workspace)?;
-    pack::write(&bundle, &pack::bundle(&file, &base, workspace)?)?;
+    build::image(workspace, arch)?;
+    pack::write(&bundle, &pack::bundle(&file, &base, workspace, arch)?)?;
     if options.gdb {
         println!(
             "waiting for a debugger: gdb -ex 'target remote :1234' {}",
-            build::artifact(workspace, "bunshin").display()
+            build::artifact(workspace, arch, arch.program()).display()
         );
     }
     println!("Ctrl-A x quits the emulator; `poweroff` in the guest ends it in good order.");
@@ -108,7 +113,7 @@ fn vm_file(workspace: &Workspace, options: &Options) -> Result<(VmFile, PathBuf)
     let here = PathBuf::new();
     let (mut file, base) = match (&options.guest, &options.vm) {
         (Some(name), _) => {
-            let kernel = build::guest(workspace, name);
+            let kernel = build::guest(workspace, options.arch, name);
             let text = format!(
                 "[[vm]]\nname = {}\nvcpus = 4\nmemory = \"64M\"\nkernel = {}\n",
                 toml::Value::from(name.as_str()),

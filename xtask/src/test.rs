@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use clap::Args;
 
+use crate::arch::Arch;
 use crate::build::{self, cargo};
 use crate::process;
 use crate::setup;
@@ -82,8 +83,8 @@ fn lints(workspace: &Workspace) -> Result<()> {
     let host = ["clippy", "--workspace", "--all-targets"];
     step("lints of the host", cargo(workspace).args(host).args(deny))?;
     for (target, packages) in [
-        (build::TARGET, &["-p", "bunshin", "-p", "guests"][..]),
-        ("x86_64-unknown-none", &["-p", "x86-backend"]),
+        (Arch::Aarch64.target(), &["-p", "bunshin", "-p", "guests"][..]),
+        (Arch::X86_64.target(), &["-p", "x86-backend"]),
     ] {
         let bare = ["clippy", "--target", target, "--lib", "--bins"];
         let what = format!("lints of {target}");
@@ -153,8 +154,10 @@ fn run_within(command: &mut Command, limit: Duration) -> Result<bool> {
 
 fn system(workspace: &Workspace, options: &Options) -> Result<()> {
     println!("\n== system tests: building what they boot");
-    build::image(workspace)?;
-    build::guests(workspace)?;
+    for arch in Arch::ALL {
+        build::image(workspace, arch)?;
+    }
+    build::guests(workspace, Arch::Aarch64)?;
     let mut command = cargo(workspace);
     command.args(["test", "-p", "bunshin", "--test", "system"]).env(ENABLE, "1");
     if options.full {

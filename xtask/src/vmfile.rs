@@ -10,6 +10,7 @@ use serde::Deserialize;
 use serde::de::{self, Deserializer, Visitor};
 use toml::Spanned;
 
+use crate::arch::Arch;
 use crate::fit::{self, NAME_LENGTH};
 use crate::kernel;
 use crate::setup::Guest;
@@ -201,13 +202,13 @@ impl VmFile {
         Ok(parsed)
     }
 
-    /// Reads all payloads, relative to the folder `base`; fetched guests are in `guests`.
+    /// Reads all payloads for `arch`, relative to the folder `base`; fetched guests are in `guests`.
     ///
     /// # Errors
     /// When a file can't be read or is no kernel.
-    pub fn resolve(&self, base: &Path, guests: &Path) -> Result<Vec<fit::Vm>> {
+    pub fn resolve(&self, base: &Path, guests: &Path, arch: Arch) -> Result<Vec<fit::Vm>> {
         let vms = self.vms.iter().map(Spanned::get_ref);
-        vms.map(|vm| vm.resolve(base, guests).with_context(|| format!("vm {:?}", vm.name)))
+        vms.map(|vm| vm.resolve(base, guests, arch).with_context(|| format!("vm {:?}", vm.name)))
             .collect()
     }
 }
@@ -249,9 +250,9 @@ impl Vm {
         Ok(())
     }
 
-    fn resolve(&self, base: &Path, guests: &Path) -> Result<fit::Vm> {
+    fn resolve(&self, base: &Path, guests: &Path, arch: Arch) -> Result<fit::Vm> {
         let read = |name: &str| {
-            let file = locate(name, base, guests)?;
+            let file = locate(name, base, guests, arch)?;
             fs::read(&file).with_context(|| format!("can't read {}", file.display()))
         };
         let kernel = read(&self.kernel)?;
@@ -259,9 +260,18 @@ impl Vm {
         let u_boot = (Guest::from_name(&self.kernel) == Some(Guest::UBoot))
             .then_some(Raw { load: 0x4020_0000, entry: None });
         let raw = self.raw.or(u_boot);
+        if raw.is_some() && arch == Arch::X86_64 {
+            bail!("raw binaries run on aarch64 only; give a bzImage, PVH or Multiboot kernel");
+        }
         let kernel = match raw {
             Some(_) => kernel,
-            None => kernel::unwrap(kernel).with_context(|| format!("kernel {:?}", self.kernel))?,
+            None => {
+                kernel::unwrap(kernel, arch).with_context(|| format!("kernel {:?}", self.kernel))?
+            }
+        };
+        let command_line = match kernel::is_linux(&kernel, arch) {
+            true => with_console(&self.cmdline, arch),
+            false => self.cmdline.clone(),
         };
         let initrd = self.initrd.as_deref().map(read).transpose()?;
         let Size(memory) = self.memory;
@@ -281,7 +291,7 @@ impl Vm {
             kernel,
             raw: raw.map(|raw| fit::Raw { load: raw.load, entry: raw.entry.unwrap_or(raw.load) }),
             initrd,
-            command_line: self.cmdline.clone(),
+            command_line,
             cpus: self.cpus.clone(),
             weight: self.weight,
             autostart: self.autostart,
@@ -289,13 +299,23 @@ impl Vm {
     }
 }
 
+/// Linux's command line with the serial port of the machine as its console, unless it names one.
+/// So one VM file runs on every architecture.
+fn with_console(cmdline: &str, arch: Arch) -> String {
+    if cmdline.split_whitespace().any(|word| word.starts_with("console=")) {
+        return cmdline.to_string();
+    }
+    format!("console={} {cmdline}", arch.console()).trim_end().to_string()
+}
+
 /// The file that `name` means: a fetched guest or a path relative to `base`.
-fn locate(name: &str, base: &Path, guests: &Path) -> Result<PathBuf> {
+fn locate(name: &str, base: &Path, guests: &Path, arch: Arch) -> Result<PathBuf> {
     match Guest::from_name(name) {
         Some(guest) => {
-            let file = guests.join(guest.file());
+            let Some(file) = guest.file(arch) else { bail!("there is no {name} for {arch}") };
+            let file = guests.join(file);
             if !file.is_file() {
-                bail!("{name} has not been fetched; run `cargo xtask setup`");
+                bail!("{name} has not been fetched; run `cargo xtask setup --arch {arch}`");
             }
             Ok(file)
         }
@@ -316,6 +336,22 @@ mod tests {
         header[0x3b] = b'd';
         header
     };
+
+    /// An ELF file for AArch64, as far as it matters.
+    const ELF: &[u8] = b"\x7fELF\x02\x01\x01\0\0\0\0\0\0\0\0\0\x02\0\xb7\0";
+
+    #[test]
+    fn linux_gets_the_console_of_its_machine_unless_the_user_named_one() {
+        for (cmdline, arm, pc) in [
+            ("", "console=ttyAMA0", "console=ttyS0"),
+            ("quiet a=b", "console=ttyAMA0 quiet a=b", "console=ttyS0 quiet a=b"),
+            ("quiet console=hvc0", "quiet console=hvc0", "quiet console=hvc0"),
+            ("no_console=1", "console=ttyAMA0 no_console=1", "console=ttyS0 no_console=1"),
+        ] {
+            assert_eq!(with_console(cmdline, Arch::Aarch64), arm);
+            assert_eq!(with_console(cmdline, Arch::X86_64), pc);
+        }
+    }
 
     const WEB: &str = "[machine]\ncpus = 4\nmemory = \"2G\"\n\n[[vm]]\nname = \"web\"\n\
         memory = \"512M\"\nkernel = \"Image\"\n";
@@ -379,12 +415,12 @@ mod tests {
         let guests = folder.path().join("guests");
         fs::create_dir_all(guests.join("u-boot")).unwrap();
         fs::write(guests.join("u-boot/u-boot.bin"), "uboot").unwrap();
-        fs::write(folder.path().join("Image"), "\x7fELF").unwrap();
+        fs::write(folder.path().join("Image"), ELF).unwrap();
         let mut file = VmFile::parse(WEB, "web.toml").unwrap();
-        let resolve = |file: &VmFile| file.resolve(folder.path(), &guests);
+        let resolve = |file: &VmFile| file.resolve(folder.path(), &guests, Arch::Aarch64);
 
         let vm = &resolve(&file).unwrap()[0];
-        assert_eq!((&vm.kernel[..], vm.raw), (&b"\x7fELF"[..], None));
+        assert_eq!((&vm.kernel[..], vm.raw), (ELF, None));
 
         file.vms[0].get_mut().kernel = "u-boot".to_string();
         let vm = &resolve(&file).unwrap()[0];

@@ -3,6 +3,8 @@
 use std::env;
 use std::path::{Path, PathBuf};
 
+use crate::arch::Arch;
+
 /// The checked-out project.
 #[derive(Debug, Clone)]
 pub struct Workspace {
@@ -31,8 +33,11 @@ impl Workspace {
         self.root.join("target").join("guests")
     }
 
-    /// The EL2 image that a bootloader starts.
-    pub fn image(&self) -> PathBuf {
-        self.target().join("bunshin.img")
+    /// The image of `arch` that a bootloader starts: an arm64 `Image`, or an ELF file for PCs.
+    pub fn image(&self, arch: Arch) -> PathBuf {
+        self.target().join(match arch {
+            Arch::Aarch64 => "bunshin.img",
+            Arch::X86_64 => "bunshin-x86.elf",
+        })
     }
 }
