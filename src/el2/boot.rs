@@ -10,23 +10,27 @@ use bunshin::bundle;
 use bunshin::config::{MachineConfig, Payload, VmConfig};
 use bunshin::cpu;
 use bunshin::hypervisor::{Hypervisor, Placement};
+use drivers::pins::{self, HeaderSerial};
 use gic::Affinity;
 use gic::host::{Controller, CpuInterface, v2, v3};
 use log::{error, info, warn};
-use platform::discover::{self, ConsoleKind, Cpu, InterruptController, InterruptSource, Platform};
+use platform::discover::{
+    self, Console, ConsoleKind, Cpu, InterruptController, InterruptSource, Platform,
+};
 use platform::tree::Tree;
 use platform::{PhysicalAddress, Region};
 use spin::mutex::TicketMutex;
 use stage2::{Geometry, IdRegisters, VmidAllocator};
 
 use crate::el2::backend::El2;
+use crate::el2::device_registers::DeviceRegisters;
 use crate::el2::features::Features;
 use crate::el2::host::{self, ARRIVED, Blob, Host, MAX_CPUS};
 use crate::el2::interrupts::Interrupts;
 use crate::el2::percpu::{self, PerCpu};
 use crate::el2::registers::read_register;
 use crate::el2::smp::{self, Conduit};
-use crate::el2::{builder, console, entropy, fault, frames, heap, mmu};
+use crate::el2::{builder, console, entropy, fault, frames, heap, mmu, reset, uart};
 
 core::arch::global_asm!(include_str!("entry.S"), options(raw));
 core::arch::global_asm!(include_str!("switch.S"), options(raw));
@@ -59,8 +63,12 @@ fn boot(address: u64, level: u64) -> Result<(), String> {
     let unprivileged = features.as_ref().map_or(level == 1, |features| features.e2h);
     mmu::init(unprivileged).map_err(text)?;
     let platform = Platform::discover(&tree);
-    if let Ok(platform) = &platform {
-        open_console(platform, level)?;
+    mmu::activate(level);
+    let serial = platform.as_ref().ok().and_then(console_of);
+    if let Some(serial) = &serial
+        && let Some(port) = uart::open(serial).map_err(text)?
+    {
+        console::open(port);
     }
     let platform = platform.map_err(text)?;
     let Some(features) = features else { return Err(format_level(level)) };
@@ -69,7 +77,7 @@ fn boot(address: u64, level: u64) -> Result<(), String> {
     let bundle = platform.chosen.initrd;
     add_memory(&platform, &[tree_region, bundle])?;
     entropy::seed(&platform.chosen.rng_seed);
-    start(&platform, features, bundle)
+    start(&platform, features, bundle, serial.as_ref())
 }
 
 fn text(reason: impl core::fmt::Display) -> String {
@@ -103,23 +111,17 @@ fn name(platform: &Platform) -> &str {
     }
 }
 
-/// Makes the console usable: maps it, and the image, for good.
-fn open_console(platform: &Platform, level: u64) -> Result<(), String> {
-    // Where the tree chooses a port without a driver, any PL011 is better than silence.
-    let pl011 = platform
-        .console
-        .iter()
-        .chain(&platform.serial_ports)
-        .find(|console| console.kind == ConsoleKind::Pl011);
-    if let Some(console) = pl011 {
-        let base = console.registers.base().get();
-        mmu::map(base, console.registers.size(), mmu::DEVICE).map_err(text)?;
-        mmu::activate(level);
-        console::set_pl011(base);
-    } else {
-        mmu::activate(level);
-    }
-    Ok(())
+/// The serial port for the console: what the pins carry, if they tell, else what the tree says.
+fn console_of(platform: &Platform) -> Option<Console> {
+    let header = platform.pins.and_then(|pins| {
+        let registers = DeviceRegisters::map(pins).ok()?;
+        pins::header_serial(&registers)
+    });
+    let wired = header.map(|port| match port {
+        HeaderSerial::Pl011 => ConsoleKind::Pl011,
+        HeaderSerial::MiniUart => ConsoleKind::Bcm2835Aux,
+    });
+    platform.console_of_kind(wired.as_ref()).cloned()
 }
 
 /// Maps memory and gives what is free to the frame allocator.
@@ -207,7 +209,12 @@ fn stage2_geometry(features: &Features) -> Result<Geometry, String> {
 }
 
 /// Sets up the machine and its guests, and becomes CPU 0 of the hypervisor.
-fn start(platform: &Platform, features: Features, bundle: Option<Region>) -> Result<(), String> {
+fn start(
+    platform: &Platform,
+    features: Features,
+    bundle: Option<Region>,
+    serial: Option<&Console>,
+) -> Result<(), String> {
     let mut others: Vec<&Cpu> =
         platform.cpus.iter().filter(|cpu| cpu.mpidr.get() != affinity()).collect();
     others.truncate(MAX_CPUS - 1);
@@ -218,13 +225,18 @@ fn start(platform: &Platform, features: Features, bundle: Option<Region>) -> Res
     controller.init_distributor(Affinity::from_mpidr(affinity())).map_err(text)?;
     let mut interface = controller.init_cpu(Affinity::from_mpidr(affinity())).map_err(text)?;
     let priority_bits = interface.priority_bits();
+    let watchdog = match &platform.reset {
+        Some(device) => reset::open_watchdog(device).map_err(text)?,
+        None => None,
+    };
     let (blob, config) = open_bundle(bundle);
     let host = host::set_host(Host {
         features,
         geometry,
         controller,
-        interrupts: Interrupts::of(platform, maintenance),
+        interrupts: Interrupts::of(platform, maintenance, serial),
         conduit: conduit(platform),
+        watchdog,
         bundle: blob,
         priority_bits,
         sgi_targets: Host::sgi_targets(cpus),

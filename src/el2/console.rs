@@ -1,98 +1,70 @@
 //! The host's serial line and the log on it.
 
 use core::fmt::{self, Write};
-use core::ptr::NonNull;
-use core::sync::atomic::{AtomicU64, Ordering};
 
 use alloc::collections::VecDeque;
 use alloc::sync::Arc;
 use bunshin::console::ConsoleInput;
 use bunshin::device::pl011::Pl011;
 
-use arm_pl011_uart::{Interrupts, PL011Registers, Uart};
 use log::{Level, LevelFilter, Log, Metadata, Record};
-use safe_mmio::UniqueMmioPointer;
+use spin::Once;
 use spin::mutex::TicketMutex;
 
-/// Address of the PL011; 0 without one.
-static BASE: AtomicU64 = AtomicU64::new(0);
+use crate::el2::uart::Port;
+
+/// The serial line; silence before it is opened, and on a machine without one.
+static PORT: Once<Port> = Once::new();
 
 /// Held while one line or one guest byte is written.
 static LOCK: TicketMutex<()> = TicketMutex::new(());
 
-/// Offset and bits of the control register `UARTCR`.
-const CONTROL: u64 = 0x30;
-const UART_ENABLE: u32 = 1 << 0;
-const TRANSMIT_ENABLE: u32 = 1 << 8;
-const RECEIVE_ENABLE: u32 = 1 << 9;
-
-/// Says which PL011 is the console. Its registers must be mapped as device memory.
-pub(crate) fn set_pl011(base: u64) {
-    let control = (base + CONTROL) as *mut u32;
-    // SAFETY: the caller says that this is a mapped PL011. Line and speed stay as firmware
-    // set them; some firmware leaves the port off.
-    unsafe {
-        let value = control.read_volatile();
-        control.write_volatile(value | UART_ENABLE | TRANSMIT_ENABLE | RECEIVE_ENABLE);
-    }
-    BASE.store(base, Ordering::Release);
+/// Makes a serial port the console.
+pub(crate) fn open(port: Port) {
+    PORT.call_once(|| port);
 }
 
-/// The console's UART; `None` without one. Firmware has set line and speed.
-fn uart() -> Option<Uart<'static>> {
-    let base = BASE.load(Ordering::Acquire);
-    let registers = NonNull::new(base as *mut PL011Registers)?;
-    // SAFETY: `set_pl011` was given the address of a mapped PL011. Several
-    // drivers at once cannot break memory: each operation is one access.
-    Some(Uart::new(unsafe { UniqueMmioPointer::new(registers) }))
-}
-
-fn put_raw(uart: &mut Uart<'_>, byte: u8) {
-    while uart.is_tx_fifo_full() {
-        core::hint::spin_loop();
-    }
-    uart.write_word(byte);
+fn port() -> Option<&'static Port> {
+    PORT.get()
 }
 
 /// Writes one byte of a guest.
 pub(crate) fn put(byte: u8) {
-    if let Some(mut uart) = uart() {
+    if let Some(port) = port() {
         let _guard = LOCK.lock();
-        put_raw(&mut uart, byte);
+        port.put(byte);
     }
 }
 
 /// A byte from the user, if there is one.
 pub(crate) fn get() -> Option<u8> {
     let _guard = LOCK.lock();
-    // A byte with a framing error is not input.
-    uart()?.read_word().ok().flatten()
+    port()?.get()
 }
 
 /// Has received bytes raise the console's interrupt.
 pub(crate) fn enable_receive_interrupt() {
-    if let Some(mut uart) = uart() {
-        uart.clear_interrupts(Interrupts::all());
-        uart.set_interrupt_masks(Interrupts::RXI | Interrupts::RTI);
+    if let Some(port) = port() {
+        port.enable_receive_interrupt();
     }
 }
 
 /// Puts the receive interrupt down; unread bytes raise it again.
 pub(crate) fn acknowledge_receive_interrupt() {
-    if let Some(mut uart) = uart() {
-        uart.clear_interrupts(Interrupts::RXI | Interrupts::RTI);
+    if let Some(port) = port() {
+        port.acknowledge_receive_interrupt();
     }
 }
 
-struct Line<'u>(Uart<'u>);
+struct Line<'p>(&'p Port);
 
 impl Write for Line<'_> {
     fn write_str(&mut self, text: &str) -> fmt::Result {
         for byte in text.bytes() {
             if byte == b'\n' {
-                put_raw(&mut self.0, b'\r');
+                self.0.put(b'\r');
             }
-            put_raw(&mut self.0, byte);
+            self.0.put(byte);
         }
         Ok(())
     }
@@ -100,9 +72,9 @@ impl Write for Line<'_> {
 
 /// Writes without the lock: whoever holds it may be what broke.
 pub(crate) fn emergency(text: fmt::Arguments<'_>) {
-    if let Some(uart) = uart() {
+    if let Some(port) = port() {
         // Writing to this line never fails.
-        let _ = Line(uart).write_fmt(text);
+        let _ = Line(port).write_fmt(text);
     }
 }
 
@@ -117,7 +89,7 @@ impl Log for Logger {
         if !self.enabled(record.metadata()) {
             return;
         }
-        let Some(uart) = uart() else { return };
+        let Some(port) = port() else { return };
         let mark = match record.level() {
             Level::Error => "error: ",
             Level::Warn => "warning: ",
@@ -125,7 +97,7 @@ impl Log for Logger {
         };
         let _guard = LOCK.lock();
         // Writing to this line never fails.
-        let _ = writeln!(Line(uart), "bunshin: {mark}{}", record.args());
+        let _ = writeln!(Line(port), "bunshin: {mark}{}", record.args());
     }
 
     fn flush(&self) {}

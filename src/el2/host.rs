@@ -8,7 +8,6 @@ use bunshin::address::CpuId;
 use bunshin::config::Payload;
 use bunshin::hypervisor::Hypervisor;
 use gic::host::{Controller, CpuInterfaceState, KICK, SgiTarget};
-use smccc::{Hvc, Smc};
 use spin::Once;
 use spin::mutex::TicketMutex;
 use stage2::{Geometry, Vmid, VmidAllocator};
@@ -20,6 +19,7 @@ use crate::el2::interrupts::Interrupts;
 use crate::el2::machine::Translation;
 use crate::el2::percpu;
 use crate::el2::registers::{synchronize, write_register};
+use crate::el2::reset::Watchdog;
 use crate::el2::smp::Conduit;
 use crate::el2::stage2_hardware;
 
@@ -56,6 +56,8 @@ pub(crate) struct Host {
     pub(crate) interrupts: Interrupts,
     /// How to call PSCI, where it exists.
     pub(crate) conduit: Option<Conduit>,
+    /// What turns the machine off where firmware does not.
+    pub(crate) watchdog: Option<Watchdog>,
     /// The bundle, or the embedded guest.
     pub(crate) bundle: Blob,
     /// Priority bits of the list registers.
@@ -170,19 +172,5 @@ impl Host {
     pub(crate) fn leave_stage2(&self) {
         // An error would name a CPU that the allocator does not know.
         let _ = self.vmids.lock().deactivate(percpu::this().cpu);
-    }
-
-    /// Turns the machine off, or says that it cannot.
-    pub(crate) fn power_off(&self) -> ! {
-        let refused = match self.conduit {
-            Some(Conduit::Smc) => smccc::psci::system_off::<Smc>().err(),
-            Some(Conduit::Hvc) => smccc::psci::system_off::<Hvc>().err(),
-            None => None,
-        };
-        match refused {
-            Some(reason) => log::warn!("the firmware does not turn this machine off: {reason}"),
-            None => log::info!("this machine cannot turn itself off; you may do it now"),
-        }
-        fault::halt()
     }
 }

@@ -2,7 +2,7 @@
 
 use gic::IntId;
 use gic::host::KICK;
-use platform::discover::{InterruptSource, Platform};
+use platform::discover::{Console, InterruptSource, Platform};
 use platform::guest::layout;
 
 use crate::el2::registers::{read_register, write_register};
@@ -50,7 +50,7 @@ fn intid(interrupt: &platform::discover::Interrupt) -> Option<u32> {
 impl Interrupts {
     /// Reads them off the platform; the architecture's usual numbers where the device tree
     /// is silent (Arm BSA, B_PPI).
-    pub(crate) fn of(platform: &Platform, maintenance: u32) -> Self {
+    pub(crate) fn of(platform: &Platform, maintenance: u32, serial: Option<&Console>) -> Self {
         let timer = &platform.timer;
         let number = |interrupt: &Option<platform::discover::Interrupt>, usual| {
             interrupt.as_ref().and_then(intid).unwrap_or(usual)
@@ -61,11 +61,7 @@ impl Interrupts {
             hypervisor_timer: number(&timer.hypervisor_physical, 26),
             pmu: platform.pmu.iter().filter_map(intid).find(|number| *number < IntId::PRIVATE),
             maintenance,
-            console: platform
-                .console
-                .as_ref()
-                .and_then(|console| console.interrupt.as_ref())
-                .and_then(intid),
+            console: serial.and_then(|serial| serial.interrupt.as_ref()).and_then(intid),
         }
     }
 

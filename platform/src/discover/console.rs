@@ -159,3 +159,8 @@ pub(super) fn serial_ports(tree: &Tree) -> Vec<Console> {
         .filter_map(|node| Console::of(&node))
         .collect()
 }
+
+/// The pin controller of BCM2835 to BCM2711.
+pub(super) fn pins(tree: &Tree) -> Option<Region> {
+    tree.compatible(&["brcm,bcm2711-gpio", "brcm,bcm2835-gpio"]).next()?.mapped_reg(0).ok()
+}

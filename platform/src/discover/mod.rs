@@ -55,6 +55,8 @@ pub struct Platform {
     pub console: Option<Console>,
     /// All enabled serial ports of known kinds.
     pub serial_ports: Vec<Console>,
+    /// Registers of the pin controller of a Raspberry Pi, which tell what serial port its header carries.
+    pub pins: Option<Region>,
     /// The root of the interrupt tree.
     pub interrupt_controller: InterruptController,
     /// The interrupts of the architected timers.
@@ -86,6 +88,7 @@ impl Platform {
             psci: cpus::psci(tree),
             console: console::chosen(tree).or_else(|| serial_ports.first().cloned()),
             serial_ports,
+            pins: console::pins(tree),
             interrupt_controller: controller::discover(tree)?,
             timer: timer::timer(tree),
             pmu: timer::pmu(tree),
@@ -93,6 +96,16 @@ impl Platform {
             chosen: Chosen::of(tree),
             virtio: virtio::transports(tree),
         })
+    }
+
+    /// The serial port for messages. `wired` is the kind that leads outside, if that is known from the hardware;
+    /// otherwise the tree decides, and where it chooses a port of an unknown kind, any other is better than silence.
+    #[must_use]
+    pub fn console_of_kind(&self, wired: Option<&ConsoleKind>) -> Option<&Console> {
+        let ports = || self.console.iter().chain(&self.serial_ports);
+        wired
+            .and_then(|kind| ports().find(|console| console.kind == *kind))
+            .or_else(|| ports().find(|port| !matches!(port.kind, ConsoleKind::Unknown(_))))
     }
 
     /// Memory that nobody has reserved, sorted and merged.

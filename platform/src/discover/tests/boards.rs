@@ -169,6 +169,20 @@ fn stdout_path_chooses_between_the_serial_ports_of_a_raspberry_pi() {
     }
 }
 
+#[test]
+fn the_port_that_is_wired_wins_over_the_choice_of_the_tree() {
+    let platform = discover(raspberry_pi("serial1:115200n8")).unwrap();
+    for (wired, kind) in [
+        (Some(ConsoleKind::Pl011), ConsoleKind::Pl011),
+        (Some(ConsoleKind::Bcm2835Aux), ConsoleKind::Bcm2835Aux),
+        (None, ConsoleKind::Bcm2835Aux),
+        // Not on this board: any is better than none.
+        (Some(ConsoleKind::S5l), ConsoleKind::Bcm2835Aux),
+    ] {
+        assert_eq!(platform.console_of_kind(wired.as_ref()).unwrap().kind, kind, "{wired:?}");
+    }
+}
+
 /// The shape of Apple silicon as m1n1 leaves it.
 fn apple(compatible: &str, cells: u32, reg: &[u32]) -> TestBlob {
     let aic = |kind: u32, number: u32| {
