@@ -59,7 +59,7 @@ fn at_el3() -> Result<()> {
     let folder = tempfile::tempdir()?;
     let file = folder.path().join("stub.bin");
     fs::write(&file, stub.map(u32::to_le_bytes).concat())?;
-    let mut command = std::process::Command::new(xtask::qemu::PROGRAM);
+    let mut command = std::process::Command::new(Arch::Aarch64.qemu());
     command
         .args(["-M", "virt,secure=on,virtualization=on", "-cpu", "cortex-a72", "-m", "512M"])
         .args(["-nographic", "-nodefaults", "-serial", "mon:stdio"]);
