@@ -105,18 +105,7 @@ pub(crate) fn image() -> Result<std::path::PathBuf> {
 
 /// A virtual machine with usual values around `kernel`.
 pub(crate) fn vm(name: &str, kernel: Vec<u8>, vcpus: u32, memory: u64) -> Vm {
-    Vm {
-        name: name.to_string(),
-        vcpus,
-        memory,
-        kernel,
-        raw: None,
-        initrd: None,
-        command_line: String::new(),
-        cpus: Vec::new(),
-        weight: 256,
-        autostart: true,
-    }
+    Vm::new(name, kernel, vcpus, memory)
 }
 
 /// A fetched guest.

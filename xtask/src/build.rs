@@ -126,7 +126,12 @@ pub fn guest_names(workspace: &Workspace, arch: Arch) -> Result<Vec<String>> {
 
 /// The file of the small guest `name` that a VM file can name: a flat image, or ELF on PCs.
 pub fn guest(workspace: &Workspace, arch: Arch, name: &str) -> PathBuf {
-    artifact(workspace, arch, name).with_extension(match arch {
+    guest_in(&release(workspace, arch), arch, name)
+}
+
+/// As [`guest`], in the folder `release`.
+pub fn guest_in(release: &Path, arch: Arch, name: &str) -> PathBuf {
+    release.join(name).with_extension(match arch {
         Arch::Aarch64 => "img",
         Arch::X86_64 => "elf",
     })
@@ -138,6 +143,6 @@ pub fn artifact(workspace: &Workspace, arch: Arch, name: &str) -> PathBuf {
 }
 
 /// Where Cargo puts what it builds for the bare machine.
-fn release(workspace: &Workspace, arch: Arch) -> PathBuf {
+pub fn release(workspace: &Workspace, arch: Arch) -> PathBuf {
     workspace.target().join(arch.target()).join("release")
 }

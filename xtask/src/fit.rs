@@ -5,11 +5,16 @@
 //! specification, "External data"). What FIT has no word for is a property
 //! of the VM's configuration that starts with `bunshin,`.
 
+#[cfg(test)]
+mod tests;
+
 use anyhow::{Context, Result, ensure};
 use sha2::{Digest, Sha256};
 use vm_fdt::FdtWriter;
 
 use crate::arch::Arch;
+use crate::disk::SparseImage;
+use crate::vmfile::DEFAULT_WEIGHT;
 
 /// Version of the properties that start with `bunshin,`.
 pub const VERSION: u32 = 1;
@@ -52,6 +57,86 @@ pub struct Vm {
     pub weight: u32,
     /// Whether it starts at boot.
     pub autostart: bool,
+    /// Whether each virtual CPU has a host CPU of its own.
+    pub pinned: bool,
+    /// Budget and period in microseconds.
+    pub reservation: Option<(u32, u32)>,
+    /// Whether it may manage the other VMs.
+    pub control: bool,
+    /// Whether its memory has the addresses of the host's.
+    pub direct_memory: bool,
+    /// Disks.
+    pub disks: Vec<Disk>,
+    /// Network ports.
+    pub nets: Vec<Net>,
+    /// Paths of devices of the host that it gets for itself.
+    pub devices: Vec<String>,
+}
+
+impl Vm {
+    /// A VM with usual values around `kernel`: it starts at boot and has no disk and no network.
+    pub fn new(name: &str, kernel: Vec<u8>, vcpus: u32, memory: u64) -> Self {
+        Vm {
+            name: name.to_string(),
+            vcpus,
+            memory,
+            kernel,
+            raw: None,
+            initrd: None,
+            command_line: String::new(),
+            cpus: Vec::new(),
+            weight: DEFAULT_WEIGHT,
+            autostart: true,
+            pinned: false,
+            reservation: None,
+            control: false,
+            direct_memory: false,
+            disks: Vec::new(),
+            nets: Vec::new(),
+            devices: Vec::new(),
+        }
+    }
+}
+
+/// One disk.
+#[derive(Debug, Clone)]
+pub struct Disk {
+    /// Where its blocks come from.
+    pub source: DiskSource,
+    /// Whether the guest can only read it.
+    pub read_only: bool,
+}
+
+/// Where the blocks of a disk come from.
+#[derive(Debug, Clone)]
+pub enum DiskSource {
+    /// An image in the bundle.
+    Image(SparseImage),
+    /// A disk of the host.
+    Host {
+        /// Its number.
+        disk: u32,
+        /// One of its partitions, counted from 1.
+        partition: Option<u32>,
+    },
+}
+
+/// One network port.
+#[derive(Debug, Clone, Copy)]
+pub struct Net {
+    /// Address of the guest's device.
+    pub mac: [u8; 6],
+    /// VLAN of the port.
+    pub vlan: Option<u16>,
+}
+
+/// A network device of the host on the VMs' network.
+#[derive(Debug, Clone, Copy)]
+pub struct Uplink {
+    /// Its number.
+    pub nic: u32,
+    /// VLAN of the port.
+    pub vlan: Option<u16>,
 }
 
 /// A payload and the node that describes it.
@@ -64,14 +149,47 @@ struct Image<'a> {
     digest: [u8; 32],
 }
 
+/// Names of the images of one VM.
+struct References {
+    kernel: String,
+    initrd: Option<String>,
+    /// One for each disk; `None` for those of the host and those of zeroes.
+    disks: Vec<Option<String>>,
+}
+
 /// The bundle of `vms` for a machine of `arch`. Payloads that several VMs share are stored once.
 ///
 /// # Errors
 /// When there is no VM or a name is not fit for a node.
 pub fn write(arch: Arch, vms: &[Vm]) -> Result<Vec<u8>> {
+    write_with_uplinks(arch, vms, &[])
+}
+
+/// As [`write()`], with network devices of the host on the VMs' network.
+///
+/// # Errors
+/// As [`write()`].
+pub fn write_with_uplinks(arch: Arch, vms: &[Vm], uplinks: &[Uplink]) -> Result<Vec<u8>> {
     ensure!(!vms.is_empty(), "a bundle needs at least one vm");
     let mut images: Vec<Image<'_>> = Vec::new();
-    let mut add = |vm: &Vm, kind, suffix: &str, data, raw| {
+    let references = references(vms, &mut images);
+    let content = Content { arch, vms, uplinks, references: &references, images: &images };
+
+    // The length of the tree does not depend on the values of positions.
+    let start = content.tree(0)?.len().next_multiple_of(ALIGNMENT);
+    let mut bundle = content.tree(start)?;
+    for image in &images {
+        bundle.resize(bundle.len().next_multiple_of(ALIGNMENT), 0);
+        bundle.extend_from_slice(image.data);
+    }
+    // Bootloaders copy whole words.
+    bundle.resize(bundle.len().next_multiple_of(8), 0);
+    Ok(bundle)
+}
+
+/// Collects the images of `vms`, each once.
+fn references<'a>(vms: &'a [Vm], images: &mut Vec<Image<'a>>) -> Vec<References> {
+    let mut add = |vm: &Vm, kind, suffix: &str, data: &'a [u8], raw| {
         let digest: [u8; 32] = Sha256::digest(data).into();
         let same = |i: &&Image<'_>| i.kind == kind && i.raw == raw && i.digest == digest;
         if let Some(image) = images.iter().find(same) {
@@ -85,189 +203,188 @@ pub fn write(arch: Arch, vms: &[Vm]) -> Result<Vec<u8>> {
     let mut references = Vec::new();
     for vm in vms {
         let kind = if vm.raw.is_some() { "standalone" } else { "kernel" };
-        let kernel = add(vm, kind, "kernel", &vm.kernel[..], vm.raw);
+        let kernel = add(vm, kind, "kernel", &vm.kernel, vm.raw);
         let initrd = vm.initrd.as_ref().map(|data| add(vm, "ramdisk", "initrd", data, None));
-        references.push((kernel, initrd));
+        let mut disks = Vec::new();
+        for (index, disk) in vm.disks.iter().enumerate() {
+            disks.push(match &disk.source {
+                DiskSource::Image(image) if !image.data.is_empty() => {
+                    let suffix = format!("disk-{index}");
+                    Some(add(vm, "filesystem", &suffix, &image.data, None))
+                }
+                _ => None,
+            });
+        }
+        references.push(References { kernel, initrd, disks });
     }
-
-    // The length of the tree does not depend on the values of positions.
-    let start = tree(arch, vms, &references, &images, 0)?.len().next_multiple_of(ALIGNMENT);
-    let mut bundle = tree(arch, vms, &references, &images, start)?;
-    for image in &images {
-        bundle.resize(bundle.len().next_multiple_of(ALIGNMENT), 0);
-        bundle.extend_from_slice(image.data);
-    }
-    // Bootloaders copy whole words.
-    bundle.resize(bundle.len().next_multiple_of(8), 0);
-    Ok(bundle)
+    references
 }
 
-fn tree(
+/// What the tree describes.
+struct Content<'a> {
     arch: Arch,
-    vms: &[Vm],
-    references: &[(String, Option<String>)],
-    images: &[Image<'_>],
-    start: usize,
-) -> Result<Vec<u8>> {
-    let mut fdt = FdtWriter::new()?;
-    let root = fdt.begin_node("")?;
-    fdt.property_string("description", "Bunshin bundle")?;
-    fdt.property_u32("timestamp", timestamp())?;
-    fdt.property_u32("#address-cells", 2)?;
-    fdt.property_u32("bunshin,version", VERSION)?;
+    vms: &'a [Vm],
+    uplinks: &'a [Uplink],
+    references: &'a [References],
+    images: &'a [Image<'a>],
+}
 
-    let node = fdt.begin_node("images")?;
-    let mut position = start;
-    for image in images {
-        let size = image.data.len();
-        let node = fdt.begin_node(&image.name).with_context(|| format!("image {}", image.name))?;
-        fdt.property_string("description", &image.description)?;
+impl Content<'_> {
+    /// The tree of a bundle whose payloads start at `start`.
+    fn tree(&self, start: usize) -> Result<Vec<u8>> {
+        let mut fdt = FdtWriter::new()?;
+        let root = fdt.begin_node("")?;
+        fdt.property_string("description", "Bunshin bundle")?;
+        fdt.property_u32("timestamp", timestamp())?;
+        fdt.property_u32("#address-cells", 2)?;
+        fdt.property_u32("bunshin,version", VERSION)?;
+
+        let node = fdt.begin_node("images")?;
+        let mut position = start;
+        for image in self.images {
+            image
+                .describe(&mut fdt, self.arch, position)
+                .with_context(|| format!("image {}", image.name))?;
+            position = (position + image.data.len()).next_multiple_of(ALIGNMENT);
+        }
+        fdt.end_node(node)?;
+
+        let node = fdt.begin_node("configurations")?;
+        if let Some(first) = self.vms.first() {
+            fdt.property_string("default", &first.name)?;
+        }
+        for (vm, references) in self.vms.iter().zip(self.references) {
+            vm.describe(&mut fdt, references).with_context(|| format!("vm {}", vm.name))?;
+        }
+        fdt.end_node(node)?;
+        if !self.uplinks.is_empty() {
+            let node = fdt.begin_node("uplinks")?;
+            for (index, uplink) in self.uplinks.iter().enumerate() {
+                let node = fdt.begin_node(&format!("uplink-{index}"))?;
+                fdt.property_u32("bunshin,nic", uplink.nic)?;
+                describe_vlan(&mut fdt, uplink.vlan)?;
+                fdt.end_node(node)?;
+            }
+            fdt.end_node(node)?;
+        }
+        fdt.end_node(root)?;
+        Ok(fdt.finish()?)
+    }
+}
+
+impl Image<'_> {
+    fn describe(&self, fdt: &mut FdtWriter, arch: Arch, position: usize) -> Result<()> {
+        let node = fdt.begin_node(&self.name)?;
+        fdt.property_string("description", &self.description)?;
         fdt.property_u32("data-position", u32::try_from(position).context(TOO_BIG)?)?;
-        fdt.property_u32("data-size", u32::try_from(size).context(TOO_BIG)?)?;
-        fdt.property_string("type", image.kind)?;
+        let end = position.saturating_add(self.data.len());
+        ensure!(u32::try_from(end).is_ok(), TOO_BIG);
+        fdt.property_u32("data-size", u32::try_from(self.data.len()).context(TOO_BIG)?)?;
+        fdt.property_string("type", self.kind)?;
         fdt.property_string("arch", arch.fit())?;
         fdt.property_string("os", "linux")?;
         fdt.property_string("compression", "none")?;
-        if let Some(raw) = image.raw {
+        if let Some(raw) = self.raw {
             fdt.property_u64("load", raw.load)?;
             fdt.property_u64("entry", raw.entry)?;
         }
         let hash = fdt.begin_node("hash-1")?;
         fdt.property_string("algo", "sha256")?;
-        fdt.property("value", &image.digest)?;
+        fdt.property("value", &self.digest)?;
         fdt.end_node(hash)?;
         fdt.end_node(node)?;
-        position = (position + size).next_multiple_of(ALIGNMENT);
+        Ok(())
     }
-    fdt.end_node(node)?;
-
-    let node = fdt.begin_node("configurations")?;
-    if let Some(first) = vms.first() {
-        fdt.property_string("default", &first.name)?;
-    }
-    for (vm, (kernel, initrd)) in vms.iter().zip(references) {
-        let node = fdt.begin_node(&vm.name).with_context(|| format!("vm {}", vm.name))?;
-        fdt.property_string("description", &format!("virtual machine {}", vm.name))?;
-        fdt.property_string("kernel", kernel)?;
-        if let Some(initrd) = initrd {
-            fdt.property_string("ramdisk", initrd)?;
-        }
-        fdt.property_u32("bunshin,vcpus", vm.vcpus)?;
-        fdt.property_u64("bunshin,memory", vm.memory)?;
-        fdt.property_string("bunshin,command-line", &vm.command_line)?;
-        if !vm.cpus.is_empty() {
-            fdt.property_array_u32("bunshin,cpus", &vm.cpus)?;
-        }
-        fdt.property_u32("bunshin,weight", vm.weight)?;
-        if vm.autostart {
-            fdt.property_null("bunshin,autostart")?;
-        }
-        fdt.end_node(node)?;
-    }
-    fdt.end_node(node)?;
-    fdt.end_node(root)?;
-    Ok(fdt.finish()?)
 }
 
-const TOO_BIG: &str = "the bundle is 4 GiB or larger; a flattened image tree can't be";
+impl Vm {
+    fn describe(&self, fdt: &mut FdtWriter, references: &References) -> Result<()> {
+        let node = fdt.begin_node(&self.name)?;
+        fdt.property_string("description", &format!("virtual machine {}", self.name))?;
+        fdt.property_string("kernel", &references.kernel)?;
+        if let Some(initrd) = &references.initrd {
+            fdt.property_string("ramdisk", initrd)?;
+        }
+        fdt.property_u32("bunshin,vcpus", self.vcpus)?;
+        fdt.property_u64("bunshin,memory", self.memory)?;
+        fdt.property_string("bunshin,command-line", &self.command_line)?;
+        if !self.cpus.is_empty() {
+            fdt.property_array_u32("bunshin,cpus", &self.cpus)?;
+        }
+        fdt.property_u32("bunshin,weight", self.weight)?;
+        if let Some((budget, period)) = self.reservation {
+            fdt.property_u32("bunshin,budget", budget)?;
+            fdt.property_u32("bunshin,period", period)?;
+        }
+        for (flag, name) in [
+            (self.autostart, "bunshin,autostart"),
+            (self.pinned, "bunshin,pinned"),
+            (self.control, "bunshin,control"),
+            (self.direct_memory, "bunshin,direct-memory"),
+        ] {
+            if flag {
+                fdt.property_null(name)?;
+            }
+        }
+        for (index, (disk, image)) in self.disks.iter().zip(&references.disks).enumerate() {
+            let node = fdt.begin_node(&format!("disk-{index}"))?;
+            disk.describe(fdt, image.as_deref())?;
+            fdt.end_node(node)?;
+        }
+        for (index, net) in self.nets.iter().enumerate() {
+            let node = fdt.begin_node(&format!("net-{index}"))?;
+            fdt.property("bunshin,mac", &net.mac)?;
+            describe_vlan(fdt, net.vlan)?;
+            fdt.end_node(node)?;
+        }
+        for (index, path) in self.devices.iter().enumerate() {
+            let node = fdt.begin_node(&format!("device-{index}"))?;
+            fdt.property_string("bunshin,path", path)?;
+            fdt.end_node(node)?;
+        }
+        fdt.end_node(node)?;
+        Ok(())
+    }
+}
+
+impl Disk {
+    fn describe(&self, fdt: &mut FdtWriter, image: Option<&str>) -> Result<()> {
+        match &self.source {
+            DiskSource::Image(content) => {
+                fdt.property_u64("bunshin,size", content.size)?;
+                if let Some(image) = image {
+                    let pairs = content.extents.iter();
+                    let cells: Vec<u32> = pairs.flat_map(|(at, count)| [*at, *count]).collect();
+                    fdt.property_string("image", image)?;
+                    fdt.property_array_u32("bunshin,extents", &cells)?;
+                }
+            }
+            DiskSource::Host { disk, partition } => {
+                fdt.property_u32("bunshin,host-disk", *disk)?;
+                if let Some(partition) = partition {
+                    fdt.property_u32("bunshin,partition", *partition)?;
+                }
+            }
+        }
+        if self.read_only {
+            fdt.property_null("bunshin,read-only")?;
+        }
+        Ok(())
+    }
+}
+
+fn describe_vlan(fdt: &mut FdtWriter, vlan: Option<u16>) -> Result<()> {
+    if let Some(vlan) = vlan {
+        fdt.property_u32("bunshin,vlan", u32::from(vlan))?;
+    }
+    Ok(())
+}
+
+const TOO_BIG: &str = "the bundle is 4 GiB or larger, and a flattened image tree can't be; make \
+                       disk images smaller, only their blocks of zeroes take no room";
 
 /// Seconds since 1970; 0 unless the user asks for a date, so that the same
 /// input always gives the same bundle.
 fn timestamp() -> u32 {
     std::env::var("SOURCE_DATE_EPOCH").ok().and_then(|value| value.parse().ok()).unwrap_or(0)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use std::process::Command;
-
-    fn vm(name: &str, kernel: &[u8], initrd: Option<&[u8]>) -> Vm {
-        Vm {
-            name: name.to_string(),
-            vcpus: 4,
-            memory: 512 << 20,
-            kernel: kernel.to_vec(),
-            raw: None,
-            initrd: initrd.map(<[u8]>::to_vec),
-            command_line: "console=ttyAMA0".to_string(),
-            cpus: vec![0, 2],
-            weight: 256,
-            autostart: true,
-        }
-    }
-
-    fn tool(program: &str, arguments: &[&str], bundle: &[u8]) -> Option<String> {
-        crate::process::find(program)?;
-        let folder = tempfile::tempdir().unwrap();
-        let file = folder.path().join("bundle.itb");
-        std::fs::write(&file, bundle).unwrap();
-        let mut command = Command::new(program);
-        match program {
-            "fdtget" => command.args(["-t", arguments[0]]).arg(&file).args(&arguments[1..]),
-            _ => command.args(arguments).arg(&file),
-        };
-        Some(crate::process::output(&mut command).unwrap())
-    }
-
-    #[test]
-    fn payloads_are_aligned_and_stored_once() {
-        let initrd = vec![7; 5000];
-        let bundle = write(
-            Arch::Aarch64,
-            &[vm("one", b"kernel", Some(&initrd)), vm("two", b"kernel", None)],
-        )
-        .unwrap();
-        let find = |needle: &[u8]| -> Vec<usize> {
-            let at = |start: &usize| bundle[*start..].starts_with(needle);
-            (0..bundle.len()).filter(at).collect()
-        };
-        let initrd_at = find(&initrd)[0];
-        assert_eq!(initrd_at % ALIGNMENT, 0);
-        assert_eq!(bundle.len(), (initrd_at + initrd.len()).next_multiple_of(8));
-        assert_eq!(find(b"kernel").iter().filter(|at| *at % ALIGNMENT == 0).count(), 1);
-    }
-
-    #[test]
-    fn the_same_input_gives_the_same_bundle() {
-        let vms = [vm("one", b"kernel", Some(b"initrd"))];
-        assert_eq!(write(Arch::Aarch64, &vms).unwrap(), write(Arch::Aarch64, &vms).unwrap());
-    }
-
-    #[test]
-    fn a_bundle_without_a_vm_is_refused() {
-        assert!(write(Arch::Aarch64, &[]).is_err());
-    }
-
-    #[test]
-    fn the_tools_of_u_boot_read_the_bundle() {
-        let mut firmware = vm("fw", b"firmware", None);
-        firmware.raw = Some(Raw { load: 0x4020_0000, entry: 0x4020_0040 });
-        let bundle =
-            write(Arch::Aarch64, &[vm("web", b"kernel", Some(b"initrd")), firmware]).unwrap();
-        let Some(list) = tool("dumpimage", &["-l"], &bundle) else {
-            return; // u-boot-tools is not installed
-        };
-        for expected in
-            ["Bunshin bundle", "web-kernel", "web-initrd", "Hash algo:    sha256", "0x40200040"]
-        {
-            assert!(list.contains(expected), "no {expected} in {list}");
-        }
-    }
-
-    #[test]
-    fn fdtget_reads_the_bundle() {
-        let bundle = write(Arch::Aarch64, &[vm("web", b"kernel", None)]).unwrap();
-        for (kind, node, property, expected) in [
-            ("s", "/configurations", "default", "web"),
-            ("s", "/configurations/web", "kernel", "web-kernel"),
-            ("u", "/configurations/web", "bunshin,cpus", "0 2"),
-            ("u", "/images/web-kernel", "data-size", "6"),
-        ] {
-            let Some(value) = tool("fdtget", &[kind, node, property], &bundle) else {
-                return; // device-tree-compiler is not installed
-            };
-            assert_eq!(value.trim(), expected, "{node} {property}");
-        }
-    }
 }

@@ -6,6 +6,7 @@
 pub mod apt;
 pub mod arch;
 pub mod build;
+pub mod disk;
 pub mod fit;
 pub mod image;
 pub mod initramfs;

@@ -7,8 +7,9 @@ use anyhow::{Context, Result};
 use clap::Args;
 
 use crate::arch::Arch;
+use crate::build;
 use crate::fit;
-use crate::vmfile::VmFile;
+use crate::vmfile::{Folders, VmFile};
 use crate::workspace::Workspace;
 
 /// Options of `cargo xtask pack`.
@@ -42,7 +43,12 @@ pub fn run(workspace: &Workspace, options: &Options) -> Result<()> {
 /// # Errors
 /// When a payload can't be read.
 pub fn bundle(file: &VmFile, base: &Path, workspace: &Workspace, arch: Arch) -> Result<Vec<u8>> {
-    fit::write(arch, &file.resolve(base, &workspace.guests(), arch)?)
+    let folders = Folders {
+        base: base.to_path_buf(),
+        guests: workspace.guests(),
+        small: build::release(workspace, arch),
+    };
+    fit::write_with_uplinks(arch, &file.resolve(&folders, arch)?, &file.resolve_uplinks())
 }
 
 /// Writes `bundle` to `file`.

@@ -89,6 +89,8 @@ pub fn run(workspace: &Workspace, options: &Options) -> Result<ExitCode> {
         if !known.contains(name) {
             bail!("no guest {name:?}; there are {}", known.join(", "));
         }
+    }
+    if file.small_guests().next().is_some() || options.guest.is_some() {
         build::guests(workspace, arch)?;
     }
     build::image(workspace, arch)?;

@@ -1,5 +1,11 @@
 //! The VM file: what the user writes.
 
+mod devices;
+#[cfg(test)]
+mod tests;
+
+pub use devices::{Device, Disk, MAX_DEVICES, Mac, Net, Uplink};
+
 use std::fmt;
 use std::fs;
 use std::ops::Range;
@@ -11,6 +17,7 @@ use serde::de::{self, Deserializer, Visitor};
 use toml::Spanned;
 
 use crate::arch::Arch;
+use crate::build;
 use crate::fit::{self, NAME_LENGTH};
 use crate::kernel;
 use crate::setup::Guest;
@@ -39,6 +46,9 @@ pub struct VmFile {
     /// The virtual machines.
     #[serde(default, rename = "vm")]
     pub vms: Vec<Spanned<Vm>>,
+    /// The host's network devices on the VMs' network.
+    #[serde(default, rename = "uplink")]
+    pub uplinks: Vec<Spanned<Uplink>>,
 }
 
 /// The host machine.
@@ -80,6 +90,36 @@ pub struct Vm {
     /// Whether it starts at boot.
     #[serde(default = "yes")]
     pub autostart: bool,
+    /// Whether each virtual CPU has a host CPU of its own.
+    #[serde(default)]
+    pub pinned: bool,
+    /// Time that every virtual CPU gets without fail.
+    pub reservation: Option<Reservation>,
+    /// Whether it may manage the other VMs.
+    #[serde(default)]
+    pub control: bool,
+    /// Whether its memory has the addresses of the host's.
+    #[serde(default)]
+    pub direct_memory: bool,
+    /// Its disks.
+    #[serde(default, rename = "disk")]
+    pub disks: Vec<Disk>,
+    /// Its network ports.
+    #[serde(default, rename = "net")]
+    pub nets: Vec<Net>,
+    /// Devices of the host that it gets for itself.
+    #[serde(default, rename = "device")]
+    pub devices: Vec<Device>,
+}
+
+/// A share of a host CPU that is always there.
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Reservation {
+    /// Microseconds in each period.
+    pub budget: u32,
+    /// Microseconds from one period to the next.
+    pub period: u32,
 }
 
 /// Placement of a raw binary.
@@ -195,23 +235,53 @@ impl VmFile {
                 .check(&parsed.machine)
                 .and_then(|()| match duplicate {
                     true => bail!("another vm has that name"),
-                    false => Ok(()),
+                    false => devices::check_claims(&parsed.vms, index),
                 })
                 .with_context(|| format!("{}: vm {:?}", at(&vm.span()), vm.get_ref().name))?;
+        }
+        if let Err((span, error)) = devices::check_uplinks(&parsed.uplinks) {
+            return Err(error.context(at(&span)));
         }
         Ok(parsed)
     }
 
-    /// Reads all payloads for `arch`, relative to the folder `base`; fetched guests are in `guests`.
+    /// Reads all payloads for `arch`.
     ///
     /// # Errors
     /// When a file can't be read or is no kernel.
-    pub fn resolve(&self, base: &Path, guests: &Path, arch: Arch) -> Result<Vec<fit::Vm>> {
-        let vms = self.vms.iter().map(Spanned::get_ref);
-        vms.map(|vm| vm.resolve(base, guests, arch).with_context(|| format!("vm {:?}", vm.name)))
-            .collect()
+    pub fn resolve(&self, folders: &Folders, arch: Arch) -> Result<Vec<fit::Vm>> {
+        let resolve = |(index, vm): (usize, &Spanned<Vm>)| {
+            let vm = vm.get_ref();
+            vm.resolve(index, folders, arch).with_context(|| format!("vm {:?}", vm.name))
+        };
+        self.vms.iter().enumerate().map(resolve).collect()
+    }
+
+    /// The host's network devices on the VMs' network.
+    pub fn resolve_uplinks(&self) -> Vec<fit::Uplink> {
+        let uplinks = self.uplinks.iter().map(Spanned::get_ref);
+        uplinks.map(|uplink| fit::Uplink { nic: uplink.nic, vlan: uplink.vlan }).collect()
+    }
+
+    /// Names of the project's small guests that it runs.
+    pub fn small_guests(&self) -> impl Iterator<Item = &str> {
+        self.vms.iter().filter_map(|vm| vm.get_ref().kernel.strip_prefix(SMALL_GUEST))
     }
 }
+
+/// Where payloads are.
+#[derive(Debug, Clone)]
+pub struct Folders {
+    /// Paths in the VM file start here.
+    pub base: PathBuf,
+    /// Fetched guests.
+    pub guests: PathBuf,
+    /// The project's own small guests, built.
+    pub small: PathBuf,
+}
+
+/// Begins the name of a kernel that is one of the project's own small guests.
+const SMALL_GUEST: &str = "guest:";
 
 impl Vm {
     /// Checks what the values say about each other.
@@ -234,6 +304,12 @@ impl Vm {
         if !(1..=1024).contains(&self.weight) {
             bail!("weight = {}: a weight is 1 to 1024", self.weight);
         }
+        if let Some(Reservation { budget, period }) = self.reservation
+            && !(1..=period).contains(&budget)
+        {
+            bail!("reservation: budget = {budget} us is not 1 to period = {period} us");
+        }
+        self.check_devices()?;
         if self.cmdline.contains('\0') {
             bail!("cmdline holds a NUL character");
         }
@@ -250,9 +326,9 @@ impl Vm {
         Ok(())
     }
 
-    fn resolve(&self, base: &Path, guests: &Path, arch: Arch) -> Result<fit::Vm> {
+    fn resolve(&self, index: usize, folders: &Folders, arch: Arch) -> Result<fit::Vm> {
         let read = |name: &str| {
-            let file = locate(name, base, guests, arch)?;
+            let file = locate(name, folders, arch)?;
             fs::read(&file).with_context(|| format!("can't read {}", file.display()))
         };
         let kernel = read(&self.kernel)?;
@@ -295,6 +371,13 @@ impl Vm {
             cpus: self.cpus.clone(),
             weight: self.weight,
             autostart: self.autostart,
+            pinned: self.pinned,
+            reservation: self.reservation.map(|r| (r.budget, r.period)),
+            control: self.control,
+            direct_memory: self.direct_memory,
+            disks: self.resolve_disks(&folders.base)?,
+            nets: self.resolve_nets(index),
+            devices: self.devices.iter().map(|device| device.path.clone()).collect(),
         })
     }
 }
@@ -308,135 +391,22 @@ fn with_console(cmdline: &str, arch: Arch) -> String {
     format!("console={} {cmdline}", arch.console()).trim_end().to_string()
 }
 
-/// The file that `name` means: a fetched guest or a path relative to `base`.
-fn locate(name: &str, base: &Path, guests: &Path, arch: Arch) -> Result<PathBuf> {
-    match Guest::from_name(name) {
-        Some(guest) => {
-            let Some(file) = guest.file(arch) else { bail!("there is no {name} for {arch}") };
-            let file = guests.join(file);
-            if !file.is_file() {
-                bail!("{name} has not been fetched; run `cargo xtask setup --arch {arch}`");
-            }
-            Ok(file)
+/// The file that `name` means: a fetched guest, a small one, or a path relative to the VM file.
+fn locate(name: &str, folders: &Folders, arch: Arch) -> Result<PathBuf> {
+    if let Some(guest) = Guest::from_name(name) {
+        let Some(file) = guest.file(arch) else { bail!("there is no {name} for {arch}") };
+        let file = folders.guests.join(file);
+        if !file.is_file() {
+            bail!("{name} has not been fetched; run `cargo xtask setup --arch {arch}`");
         }
-        None => Ok(base.join(name)),
+        return Ok(file);
     }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// The header of an arm64 `Image`, as far as it matters.
-    const IMAGE: &[u8] = &{
-        let mut header = [0; 64];
-        header[0x38] = b'A';
-        header[0x39] = b'R';
-        header[0x3a] = b'M';
-        header[0x3b] = b'd';
-        header
-    };
-
-    /// An ELF file for AArch64, as far as it matters.
-    const ELF: &[u8] = b"\x7fELF\x02\x01\x01\0\0\0\0\0\0\0\0\0\x02\0\xb7\0";
-
-    #[test]
-    fn linux_gets_the_console_of_its_machine_unless_the_user_named_one() {
-        for (cmdline, arm, pc) in [
-            ("", "console=ttyAMA0", "console=ttyS0"),
-            ("quiet a=b", "console=ttyAMA0 quiet a=b", "console=ttyS0 quiet a=b"),
-            ("quiet console=hvc0", "quiet console=hvc0", "quiet console=hvc0"),
-            ("no_console=1", "console=ttyAMA0 no_console=1", "console=ttyS0 no_console=1"),
-        ] {
-            assert_eq!(with_console(cmdline, Arch::Aarch64), arm);
-            assert_eq!(with_console(cmdline, Arch::X86_64), pc);
+    if let Some(small) = name.strip_prefix(SMALL_GUEST) {
+        let file = build::guest_in(&folders.small, arch, small);
+        if !file.is_file() {
+            bail!("{name} has not been built; run `cargo xtask build --arch {arch}`");
         }
+        return Ok(file);
     }
-
-    const WEB: &str = "[machine]\ncpus = 4\nmemory = \"2G\"\n\n[[vm]]\nname = \"web\"\n\
-        memory = \"512M\"\nkernel = \"Image\"\n";
-
-    #[test]
-    fn a_short_file_gets_the_defaults() {
-        let file = VmFile::parse(WEB, "web.toml").unwrap();
-        let vm = file.vms[0].get_ref();
-        assert_eq!((vm.vcpus, vm.memory, vm.weight), (1, Size(512 << 20), DEFAULT_WEIGHT));
-        assert!(vm.autostart && vm.cpus.is_empty() && vm.initrd.is_none());
-        assert_eq!(file.machine.memory, Some(Size(2 << 30)));
-    }
-
-    #[test]
-    fn errors_name_the_file_and_the_line() {
-        let with = |line: &str| format!("{WEB}{line}\n");
-        for (text, expected) in [
-            (with("colour = 1"), "web.toml:9: unknown field `colour`"),
-            (with("vcpus = 0"), "web.toml:5: vm \"web\": vcpus = 0: a vm has 1 to 64"),
-            (with("vcpus = 65"), "web.toml:5: vm \"web\": vcpus = 65: a vm has 1 to 64"),
-            (with("vcpus = -1"), "web.toml:9: "),
-            (with("weight = 0"), "web.toml:5: vm \"web\": weight = 0: a weight is 1 to 1024"),
-            (with("cpus = [0, 4]"), "web.toml:5: vm \"web\": cpus names CPU 4"),
-            (with("cmdline = \"a\\u0000\""), "web.toml:5: vm \"web\": cmdline holds a NUL"),
-            (with("raw = { entry = 1 }"), "web.toml:9: missing field `load`"),
-            (with(&WEB[WEB.find("[[vm]]").unwrap()..]), "web.toml:9: vm \"web\": another vm"),
-            (WEB.replace("\"web\"", "\"We b\""), "web.toml:5: vm \"We b\": a name has"),
-            (WEB.replace("512M", "513K"), "web.toml:5: vm \"web\": memory of 525312 bytes"),
-            (WEB.replace("512M", "2G"), "web.toml:5: vm \"web\": memory of 2048 MiB does not"),
-            (WEB.replace("512M", "512Q"), "web.toml:7: size \"512Q\": unknown unit"),
-            ("[machine]\n".to_string(), "web.toml: no [[vm]]"),
-            ("[[vm]]\nname = \"a\"\nmemory = 0\nkernel = \"\"\n".repeat(65), "web.toml: 65 VMs;"),
-            ("= 1".to_string(), "web.toml:1: "),
-        ] {
-            let error = format!("{:#}", VmFile::parse(&text, "web.toml").unwrap_err());
-            assert!(error.starts_with(expected), "{error}\nis not\n{expected}");
-        }
-    }
-
-    #[test]
-    fn sizes_have_units() {
-        for (text, bytes) in [
-            ("0", Some(0)),
-            ("4096", Some(4096)),
-            ("64K", Some(65536)),
-            ("512MiB", Some(512 << 20)),
-            ("3G", Some(3 << 30)),
-            ("", None),
-            ("M", None),
-            ("-1M", None),
-            ("1.5G", None),
-            ("99999999999999G", None),
-        ] {
-            assert_eq!(text.parse::<Size>().ok(), bytes.map(Size), "{text}");
-        }
-    }
-
-    #[test]
-    fn payloads_are_read_relative_to_the_file_and_by_name() {
-        let folder = tempfile::tempdir().unwrap();
-        let guests = folder.path().join("guests");
-        fs::create_dir_all(guests.join("u-boot")).unwrap();
-        fs::write(guests.join("u-boot/u-boot.bin"), "uboot").unwrap();
-        fs::write(folder.path().join("Image"), ELF).unwrap();
-        let mut file = VmFile::parse(WEB, "web.toml").unwrap();
-        let resolve = |file: &VmFile| file.resolve(folder.path(), &guests, Arch::Aarch64);
-
-        let vm = &resolve(&file).unwrap()[0];
-        assert_eq!((&vm.kernel[..], vm.raw), (ELF, None));
-
-        file.vms[0].get_mut().kernel = "u-boot".to_string();
-        let vm = &resolve(&file).unwrap()[0];
-        let raw = fit::Raw { load: 0x4020_0000, entry: 0x4020_0000 };
-        assert_eq!((&vm.kernel[..], vm.raw), (&b"uboot"[..], Some(raw)));
-
-        fs::write(folder.path().join("large"), [IMAGE, &vec![0; 3 << 20]].concat()).unwrap();
-        file.vms[0].get_mut().memory = Size(MEMORY_GRANULE);
-        for (name, reason) in [
-            ("debian:6.1", "cargo xtask setup"),
-            ("absent", "can't read"),
-            ("large", "kernel and initrd have 4 MiB; memory of 2 MiB does not hold them"),
-        ] {
-            file.vms[0].get_mut().kernel = name.to_string();
-            let error = format!("{:#}", resolve(&file).unwrap_err());
-            assert!(error.starts_with("vm \"web\": ") && error.contains(reason), "{error}");
-        }
-    }
+    Ok(folders.base.join(name))
 }
