@@ -5,6 +5,7 @@
 
 pub mod apt;
 pub mod arch;
+pub mod bench;
 pub mod build;
 pub mod disk;
 pub mod fit;
@@ -51,6 +52,8 @@ enum Command {
     Image(media::Options),
     /// Run the quality gate: format, lints, tests on the host, tests in the emulator
     Test(test::Options),
+    /// Count what exits cost and compare with the budget
+    Bench(bench::Options),
 }
 
 /// Carries out the user's command.
@@ -65,6 +68,7 @@ pub fn execute(cli: &Cli) -> Result<ExitCode> {
         Command::Pack(options) => pack::run(&workspace, options)?,
         Command::Image(options) => media::run(&workspace, options)?,
         Command::Test(options) => test::run(&workspace, options)?,
+        Command::Bench(options) => bench::run(&workspace, options)?,
         Command::Run(options) => return run::run(&workspace, options),
     }
     Ok(ExitCode::SUCCESS)

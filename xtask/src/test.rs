@@ -9,6 +9,7 @@ use anyhow::{Context, Result, ensure};
 use clap::Args;
 
 use crate::arch::Arch;
+use crate::bench;
 use crate::build::{self, cargo};
 use crate::process;
 use crate::setup;
@@ -158,6 +159,9 @@ fn system(workspace: &Workspace, options: &Options) -> Result<()> {
         build::image(workspace, arch)?;
     }
     build::guests(workspace, Arch::Aarch64)?;
+    if options.filter.is_none() {
+        bench::check(workspace)?;
+    }
     let mut command = cargo(workspace);
     command.args(["test", "-p", "bunshin", "--test", "system"]).env(ENABLE, "1");
     if options.full {

@@ -7,8 +7,8 @@ use guests::aarch64::{console, gic, mmio, psci};
 
 use super::counter::{now, repeat, sample};
 
-/// A function of the vendor's hypervisor service that nobody has.
-const UNKNOWN: u64 = 0x8600_0099;
+/// A function of the board maker's service, which nobody has.
+const UNKNOWN: u64 = 0x8300_0099;
 /// `UARTIMSC`: no interrupts.
 const UARTIMSC: u64 = 0x38;
 /// A shared interrupt without a device, and the register of its enable bit.

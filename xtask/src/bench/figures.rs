@@ -1,0 +1,112 @@
+//! Figures by row, read from a guest's output and kept as JSON.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Context, Result, ensure};
+use serde::{Deserialize, Serialize};
+
+/// Instructions by the name of the row.
+pub type Figures = BTreeMap<String, u64>;
+
+/// What one run of the benchmark found.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Results {
+    /// The emulator that counted.
+    pub emulator: String,
+    /// The same guest without a hypervisor.
+    pub bare: Figures,
+    /// Under Bunshin, by the model of the host's CPUs.
+    pub bunshin: BTreeMap<String, Figures>,
+    /// Under others, by their names.
+    #[serde(default)]
+    pub peers: BTreeMap<String, Figures>,
+}
+
+impl Results {
+    /// Reads results that [`Results::write`] wrote.
+    ///
+    /// # Errors
+    /// When the file can't be read or is something else.
+    pub fn read(file: &Path) -> Result<Self> {
+        let shown = file.display();
+        let text = fs::read_to_string(file).with_context(|| format!("can't read {shown}"))?;
+        serde_json::from_str(&text)
+            .with_context(|| format!("{shown} is not a result of `cargo xtask bench`"))
+    }
+
+    /// Writes them as JSON.
+    ///
+    /// # Errors
+    /// As the file system's.
+    pub fn write(&self, file: &Path) -> Result<()> {
+        let text = serde_json::to_string_pretty(self)? + "\n";
+        fs::write(file, text).with_context(|| format!("can't write {}", file.display()))
+    }
+
+    /// What `figures` have more than the bare machine, if both have the row.
+    pub fn over_bare(&self, figures: &Figures, row: &str) -> Option<u64> {
+        // A machine without a hypervisor is not restarted by one, and does not switch.
+        let bare = self.bare.get(row).copied().unwrap_or(0);
+        figures.get(row).map(|figure| figure.saturating_sub(bare))
+    }
+}
+
+/// The rows in what the guest printed.
+///
+/// # Errors
+/// When a row is no number, or the guest did not come to its end.
+pub fn parse(output: &str) -> Result<Figures> {
+    let mut figures = Figures::new();
+    for line in output.lines() {
+        let Some(row) = line.trim().strip_prefix("bench ") else { continue };
+        let parsed =
+            row.split_once(' ').and_then(|(name, figure)| Some((name, figure.parse().ok()?)));
+        let (name, figure) = parsed.with_context(|| format!("not a row: {line:?}"))?;
+        figures.insert(name.to_string(), figure);
+    }
+    ensure!(
+        output.lines().any(|line| line.trim() == "bench-end"),
+        "the benchmark did not come to its end"
+    );
+    Ok(figures)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_are_found_among_other_output() {
+        let output = "bunshin: started\r\nbench loop 3\r\n\nbench eoi 21\nbench-end\n";
+        let figures = parse(output).unwrap();
+        assert_eq!(figures, Figures::from([("loop".into(), 3), ("eoi".into(), 21)]));
+    }
+
+    #[test]
+    fn output_that_breaks_off_or_is_no_number_is_an_error() {
+        for (output, reason) in
+            [("bench loop 3\n", "its end"), ("bench loop x\nbench-end\n", "not a row")]
+        {
+            let error = parse(output).unwrap_err().to_string();
+            assert!(error.contains(reason), "{error}");
+        }
+    }
+
+    #[test]
+    fn results_survive_a_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("bench.json");
+        let results = Results {
+            emulator: "QEMU".into(),
+            bare: Figures::from([("eoi".into(), 21)]),
+            bunshin: BTreeMap::from([("max".into(), Figures::from([("eoi".into(), 22)]))]),
+            peers: BTreeMap::new(),
+        };
+        results.write(&file).unwrap();
+        assert_eq!(Results::read(&file).unwrap(), results);
+        assert_eq!(results.over_bare(&results.bunshin["max"], "eoi"), Some(1));
+        assert_eq!(results.over_bare(&results.bunshin["max"], "ipi"), None);
+    }
+}
