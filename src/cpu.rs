@@ -71,13 +71,21 @@ pub struct Cpu<'h, B: Backend> {
     hypervisor: &'h Hypervisor<B>,
     slots: Vec<Slot<B>>,
     queue: FairQueue,
+    /// When output that had to wait is due on the console.
+    console_due: Option<Instant>,
 }
 
 impl<'h, B: Backend> Cpu<'h, B> {
     /// Host CPU `id` of `hypervisor`, with nothing to run yet.
     pub fn new(hypervisor: &'h Hypervisor<B>, id: CpuId) -> Self {
         let slice = hypervisor.backend.frequency().checked_div(SLICES_PER_SECOND).unwrap_or(0);
-        Cpu { id, hypervisor, slots: Vec::new(), queue: FairQueue::new(slice.max(1)) }
+        Cpu {
+            id,
+            hypervisor,
+            slots: Vec::new(),
+            queue: FairQueue::new(slice.max(1)),
+            console_due: None,
+        }
     }
 
     /// Runs virtual CPUs for ever.
@@ -91,15 +99,21 @@ impl<'h, B: Backend> Cpu<'h, B> {
     /// until something happens.
     pub fn step(&mut self) {
         self.adopt();
+        if self.wants_attention() {
+            self.attend();
+        }
         let now = self.hypervisor.backend.now();
         self.refresh(now, None);
         match self.queue.pick() {
             Some(index) => self.run_slot(index, now),
             None => {
                 if self.hypervisor.all_stopped() {
+                    self.hypervisor.console.flush();
                     self.hypervisor.backend.power_off();
                 }
-                self.hypervisor.backend.set_timer(self.earliest_deadline(None));
+                let sleeper = self.earliest_deadline(None);
+                let first = [sleeper, self.console_due].into_iter().flatten().min();
+                self.hypervisor.backend.set_timer(first);
                 self.hypervisor.backend.idle();
             }
         }
@@ -185,6 +199,13 @@ impl<'h, B: Backend> Cpu<'h, B> {
             match handle(self.hypervisor, slot, exit) {
                 Next::Resume => {}
                 Next::Reconsider => {
+                    if self.wants_attention() {
+                        self.attend();
+                        if !shared {
+                            backend.set_timer(self.console_due);
+                        }
+                    }
+                    let Some(slot) = self.slots.get(index) else { return };
                     if slot.vm.is_stopping() || self.mail_waits() {
                         break;
                     }
@@ -226,6 +247,17 @@ impl<'h, B: Backend> Cpu<'h, B> {
         }
     }
 
+    /// Whether somebody has to look after the console.
+    #[inline]
+    fn wants_attention(&self) -> bool {
+        self.console_due.is_some() || self.hypervisor.console.wants_attention()
+    }
+
+    #[cold]
+    fn attend(&mut self) {
+        self.console_due = self.hypervisor.attend();
+    }
+
     fn mail_waits(&self) -> bool {
         self.hypervisor.mailbox(self.id).is_some_and(|mailbox| mailbox.is_full())
     }
@@ -241,7 +273,7 @@ impl<'h, B: Backend> Cpu<'h, B> {
     fn arm(&self, index: usize, now: Instant) {
         let sleeper = self.earliest_deadline(Some(index));
         let slice = self.queue.contended(index).then(|| self.queue.slice_end(now));
-        let first = [sleeper, slice].into_iter().flatten().min();
+        let first = [sleeper, slice, self.console_due].into_iter().flatten().min();
         self.hypervisor.backend.set_timer(first);
     }
 
@@ -251,6 +283,9 @@ impl<'h, B: Backend> Cpu<'h, B> {
         let backend = &self.hypervisor.backend;
         let shared = self.slots.len() > 1;
         loop {
+            if self.wants_attention() {
+                self.attend();
+            }
             let Some(slot) = self.slots.get_mut(index) else { return false };
             // The flag is taken before the state is read that a waker changes.
             slot.vcpu.handle().take_wake();
@@ -284,7 +319,8 @@ impl<'h, B: Backend> Cpu<'h, B> {
             if slot.vcpu.handle().take_wake() {
                 continue;
             }
-            backend.set_timer(self.earliest_deadline(Some(index)));
+            let sleeper = self.earliest_deadline(Some(index));
+            backend.set_timer([sleeper, self.console_due].into_iter().flatten().min());
             backend.idle();
             // Time spent idle is nobody's.
             *began = backend.now();

@@ -8,8 +8,9 @@ use core::sync::atomic::{AtomicBool, Ordering};
 use log::warn;
 use spin::mutex::TicketMutex;
 
-use crate::address::CpuId;
+use crate::address::{CpuId, Instant};
 use crate::backend::{Backend, Vcpu};
+use crate::console::Console;
 use crate::vm::{State, Vm};
 
 /// A virtual CPU on its way to its host CPU.
@@ -52,6 +53,8 @@ impl<B: Backend> Mailbox<B> {
 pub struct Hypervisor<B: Backend> {
     /// The architecture.
     pub backend: B,
+    /// The consoles.
+    pub console: &'static Console,
     mailboxes: Vec<Mailbox<B>>,
     vms: TicketMutex<Vec<Arc<Vm<B>>>>,
     /// Start-up is over: every virtual machine that is to start has been told to.
@@ -60,9 +63,10 @@ pub struct Hypervisor<B: Backend> {
 
 impl<B: Backend> Hypervisor<B> {
     /// A hypervisor on `cpus` host CPUs, without virtual machines.
-    pub fn new(backend: B, cpus: usize) -> Self {
+    pub fn new(backend: B, cpus: usize, console: &'static Console) -> Self {
         Hypervisor {
             backend,
+            console,
             mailboxes: (0..cpus).map(|_| Mailbox::new()).collect(),
             vms: TicketMutex::new(Vec::new()),
             complete: AtomicBool::new(false),
@@ -92,6 +96,13 @@ impl<B: Backend> Hypervisor<B> {
                 None => warn!("vm \"{}\": no host CPU {}", vm.config.name, home.0),
             }
         }
+    }
+
+    /// Looks after the console. Returns when that has to be done again, if
+    /// nothing happens before.
+    pub(crate) fn attend(&self) -> Option<Instant> {
+        let (_typed, due) = self.console.work();
+        due
     }
 
     /// The virtual machines at this moment.

@@ -65,6 +65,8 @@ struct State {
     inputs: Vec<Input>,
     /// Who had the focus before the monitor got it.
     previous: Option<usize>,
+    /// The line is to interrupt when it has space.
+    wants_space: bool,
 }
 
 /// The consoles. One for the whole host.
@@ -90,6 +92,7 @@ impl Console {
                 typed: VecDeque::new(),
                 inputs: Vec::new(),
                 previous: None,
+                wants_space: false,
             }),
             history: TicketMutex::new(History::new()),
             attention: AtomicBool::new(false),
@@ -111,12 +114,21 @@ impl Console {
     /// From now on the line's interrupt comes when it has space, and nobody
     /// waits for it. To be called when interrupts work.
     pub fn use_interrupts(&self) {
+        if let Some(line) = self.line.get() {
+            self.state.lock().terminal.set_frequency(line.frequency());
+        }
         self.by_interrupt.store(true, Ordering::Release);
     }
 
-    /// Adds the console of a virtual machine.
-    pub fn add(&self, name: &str) -> Channel {
-        Channel(self.state.lock().add(name, Kind::Machine))
+    /// Adds the console of a virtual machine. With `wants_focus` it gets the
+    /// focus, unless another one has it.
+    pub fn add(&self, name: &str, wants_focus: bool) -> Channel {
+        let mut state = self.state.lock();
+        let channel = state.add(name, Kind::Machine);
+        if wants_focus && state.terminal.focus().is_none() {
+            state.terminal.set_focus(Some(channel));
+        }
+        Channel(channel)
     }
 
     /// A port of `channel`: what the guest sends through it appears on the
@@ -125,19 +137,11 @@ impl Console {
         Arc::new(Port { console: self, channel: channel.0, number: Once::new() })
     }
 
-    /// Gives `channel` the focus, unless some virtual machine has it.
-    pub fn offer_focus(&self, channel: Channel) {
+    /// Takes the focus from the virtual machine called `name`, if it has it:
+    /// the next that wants it gets it.
+    pub fn withdraw_focus(&self, name: &str) {
         let mut state = self.state.lock();
-        if state.terminal.focus().is_none() {
-            state.terminal.set_focus(Some(channel.0));
-        }
-    }
-
-    /// Takes the focus from `channel`, if it has it: the next to whom it is
-    /// offered gets it.
-    pub fn withdraw_focus(&self, channel: Channel) {
-        let mut state = self.state.lock();
-        if state.terminal.focus() == Some(channel.0) {
+        if state.terminal.focus().is_some_and(|channel| state.terminal.name(channel) == name) {
             state.terminal.set_focus(None);
         }
     }
@@ -314,7 +318,10 @@ impl Console {
         self.pump(*line, &mut state);
         let waits = state.terminal.deadline().is_some();
         drop(state);
-        if waits && !self.attention.swap(true, Ordering::AcqRel) {
+        if waits
+            && self.by_interrupt.load(Ordering::Acquire)
+            && !self.attention.swap(true, Ordering::AcqRel)
+        {
             line.nudge();
         }
     }
@@ -330,20 +337,22 @@ impl Console {
         let by_interrupt = self.by_interrupt.load(Ordering::Acquire);
         let now = line.now();
         let mut polls = 0u32;
-        while let Some(byte) = state.terminal.pop(now) {
+        let mut full = false;
+        while !full && let Some(byte) = state.terminal.pop(now) {
             while !line.put(byte) {
                 if by_interrupt || polls > POLLS {
                     state.terminal.unpop(byte);
-                    line.want_space(by_interrupt);
-                    return;
+                    full = true;
+                    break;
                 }
                 polls = polls.saturating_add(1);
                 core::hint::spin_loop();
             }
-            polls = 0;
         }
-        if by_interrupt {
-            line.want_space(false);
+        let wanted = full && by_interrupt;
+        if wanted != state.wants_space {
+            state.wants_space = wanted;
+            line.want_space(wanted);
         }
     }
 }

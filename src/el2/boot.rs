@@ -245,7 +245,7 @@ fn start(
     install(0, interface);
     host.interrupts.enable_console();
     console::enable_receive_interrupt();
-    let hypervisor = host::set_hypervisor(Hypervisor::new(El2, cpus));
+    let hypervisor = host::set_hypervisor(Hypervisor::new(El2, cpus, &console::CONSOLE));
     smp::start(&others, host.conduit, &ARRIVED);
     let online: Vec<CpuId> = (0..cpus)
         .filter(|cpu| *cpu == 0 || ARRIVED.get(*cpu).is_some_and(|a| a.load(Ordering::Acquire)))
@@ -264,13 +264,14 @@ fn start(
     for vm in config.iter().flat_map(|config| &config.vms) {
         match builder::build(hypervisor, &mut placement, vm) {
             Ok(built) => {
-                if vm.autostart {
-                    built.start(&hypervisor.backend);
+                if vm.autostart && !built.start(&hypervisor.backend) {
+                    console::CONSOLE.withdraw_focus(&vm.name);
                 }
             }
             Err(reason) => error!("vm \"{}\": {reason}", vm.name),
         }
     }
+    console::CONSOLE.use_interrupts();
     hypervisor.complete_start();
     cpu::Cpu::new(hypervisor, CpuId(0)).run()
 }

@@ -10,7 +10,6 @@ use bunshin::address::VcpuId;
 use bunshin::bus::{Bus, Space};
 use bunshin::config::VmConfig;
 use bunshin::device::clock::WallClock;
-use bunshin::device::console::ConsoleSink;
 use bunshin::device::flash::ErasedFlash;
 use bunshin::device::pl011::{Pl011, Revision};
 use bunshin::device::pl031::Pl031;
@@ -26,7 +25,7 @@ use stage2::{Attributes, IntermediateAddress, MemoryType, PageTable, PhysicalAdd
 use traps::identification::{self, Policy};
 
 use crate::el2::backend::El2;
-use crate::el2::console;
+use crate::el2::console::CONSOLE;
 use crate::el2::host::host;
 use crate::el2::machine::{self, Machine, Translation, Wire};
 use crate::el2::memory::Ram;
@@ -46,19 +45,6 @@ const CLUSTER_V2: usize = 8;
 fn affinity(number: usize) -> u64 {
     let cluster = if host().is_gicv3() { CLUSTER } else { CLUSTER_V2 };
     ((number / cluster) as u64) << 8 | (number % cluster) as u64
-}
-
-/// The guest's serial line leads to the host's.
-struct HostConsole;
-
-impl ConsoleSink for HostConsole {
-    fn put(&self, byte: u8) {
-        console::put(byte);
-    }
-
-    fn ready(&self) {
-        console::deliver();
-    }
 }
 
 /// Seconds since the host started: it has no clock that knows the date.
@@ -183,6 +169,7 @@ fn controller(mpidrs: &[u64]) -> Result<Vgic, String> {
 
 /// The devices of QEMU's `virt` that every guest has.
 fn devices(machine: &Arc<Machine>) -> Result<Bus, String> {
+    let console = CONSOLE.add(&machine.config.name, machine.config.autostart);
     let mut bus = Bus::new();
     bus.attach(
         Space::Memory,
@@ -193,8 +180,9 @@ fn devices(machine: &Arc<Machine>) -> Result<Bus, String> {
     .map_err(failed)?;
     let wire = Wire::to_spi(layout::UART_SPI);
     wire.connect(machine);
-    let uart = Arc::new(Pl011::new(Revision::R1p1, Arc::new(HostConsole), wire));
-    console::attach(&uart);
+    let port = CONSOLE.port(console);
+    let uart = Arc::new(Pl011::new(Revision::R1p1, port.clone(), wire));
+    port.connect(uart.clone());
     bus.attach(Space::Memory, layout::UART.base().get(), layout::UART.size(), uart)
         .map_err(failed)?;
     let wire = Wire::to_spi(layout::RTC_SPI);

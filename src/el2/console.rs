@@ -1,23 +1,53 @@
-//! The host's serial line and the log on it.
+//! The host's serial line as the core sees it.
 
 use core::fmt::{self, Write};
 
-use alloc::collections::VecDeque;
-use alloc::sync::Arc;
-use bunshin::console::ConsoleInput;
-use bunshin::device::pl011::Pl011;
-
-use log::{Level, LevelFilter, Log, Metadata, Record};
+use bunshin::address::Instant;
+use bunshin::console::{Console, HostLine};
+use log::LevelFilter;
 use spin::Once;
-use spin::mutex::TicketMutex;
 
+use crate::el2::registers::read_register;
 use crate::el2::uart::Port;
+use crate::el2::{interrupts, percpu};
+
+/// The consoles of all virtual machines, the log and the monitor.
+pub(crate) static CONSOLE: Console = Console::new();
 
 /// The serial line; silence before it is opened, and on a machine without one.
 static PORT: Once<Port> = Once::new();
 
-/// Held while one line or one guest byte is written.
-static LOCK: TicketMutex<()> = TicketMutex::new(());
+/// The line, whether open or not.
+struct SerialLine;
+
+impl HostLine for SerialLine {
+    fn put(&self, byte: u8) -> bool {
+        // A byte for a line that is not there is gone.
+        port().is_none_or(|port| port.try_put(byte))
+    }
+
+    fn get(&self) -> Option<u8> {
+        port()?.get()
+    }
+
+    fn want_space(&self, wanted: bool) {
+        if let Some(port) = port() {
+            port.want_space(wanted);
+        }
+    }
+
+    fn now(&self) -> Instant {
+        Instant(interrupts::counter())
+    }
+
+    fn frequency(&self) -> u64 {
+        read_register!("cntfrq_el0")
+    }
+
+    fn nudge(&self) {
+        percpu::this().reconsider.set(true);
+    }
+}
 
 /// Makes a serial port the console.
 pub(crate) fn open(port: Port) {
@@ -28,20 +58,6 @@ fn port() -> Option<&'static Port> {
     PORT.get()
 }
 
-/// Writes one byte of a guest.
-pub(crate) fn put(byte: u8) {
-    if let Some(port) = port() {
-        let _guard = LOCK.lock();
-        port.put(byte);
-    }
-}
-
-/// A byte from the user, if there is one.
-pub(crate) fn get() -> Option<u8> {
-    let _guard = LOCK.lock();
-    port()?.get()
-}
-
 /// Has received bytes raise the console's interrupt.
 pub(crate) fn enable_receive_interrupt() {
     if let Some(port) = port() {
@@ -49,11 +65,13 @@ pub(crate) fn enable_receive_interrupt() {
     }
 }
 
-/// Puts the receive interrupt down; unread bytes raise it again.
-pub(crate) fn acknowledge_receive_interrupt() {
+/// The console's interrupt came.
+pub(crate) fn interrupt() {
     if let Some(port) = port() {
+        // Unread bytes raise it again.
         port.acknowledge_receive_interrupt();
     }
+    CONSOLE.interrupt();
 }
 
 struct Line<'p>(&'p Port);
@@ -70,7 +88,7 @@ impl Write for Line<'_> {
     }
 }
 
-/// Writes without the lock: whoever holds it may be what broke.
+/// Writes at once: whoever has the console may be what broke.
 pub(crate) fn emergency(text: fmt::Arguments<'_>) {
     if let Some(port) = port() {
         // Writing to this line never fails.
@@ -78,82 +96,10 @@ pub(crate) fn emergency(text: fmt::Arguments<'_>) {
     }
 }
 
-struct Logger;
-
-impl Log for Logger {
-    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        metadata.level() <= log::max_level()
-    }
-
-    fn log(&self, record: &Record<'_>) {
-        if !self.enabled(record.metadata()) {
-            return;
-        }
-        let Some(port) = port() else { return };
-        let mark = match record.level() {
-            Level::Error => "error: ",
-            Level::Warn => "warning: ",
-            Level::Info | Level::Debug | Level::Trace => "",
-        };
-        let _guard = LOCK.lock();
-        // Writing to this line never fails.
-        let _ = writeln!(Line(port), "bunshin: {mark}{}", record.args());
-    }
-
-    fn flush(&self) {}
-}
-
 /// Sends the log to the console.
 pub(crate) fn init_log() {
-    if log::set_logger(&Logger).is_ok() {
+    CONSOLE.open(&SerialLine);
+    if log::set_logger(&CONSOLE).is_ok() {
         log::set_max_level(LevelFilter::Info);
-    }
-}
-
-/// What the user typed waits here while the guest's FIFO is full. More is dropped, as by a
-/// serial port without flow control.
-const INPUT: usize = 4096;
-
-/// The guest whose serial port gets what the user types.
-struct Focus {
-    port: Option<Arc<Pl011>>,
-    input: VecDeque<u8>,
-}
-
-static FOCUS: TicketMutex<Focus> = TicketMutex::new(Focus { port: None, input: VecDeque::new() });
-
-/// Gives the keyboard to the first guest that asks.
-pub(crate) fn attach(port: &Arc<Pl011>) {
-    FOCUS.lock().port.get_or_insert_with(|| port.clone());
-}
-
-/// Takes what the user typed and hands it to the guest that has the keyboard.
-pub(crate) fn receive() {
-    acknowledge_receive_interrupt();
-    {
-        let mut focus = FOCUS.lock();
-        while let Some(byte) = get() {
-            if focus.input.len() < INPUT {
-                focus.input.push_back(byte);
-            }
-        }
-    }
-    deliver();
-}
-
-/// Hands waiting input to the guest as far as it has space. Holds no lock while the guest's
-/// port is called, which may call back.
-pub(crate) fn deliver() {
-    loop {
-        let (port, byte) = {
-            let mut focus = FOCUS.lock();
-            let Some(port) = focus.port.clone() else { return };
-            let Some(byte) = focus.input.pop_front() else { return };
-            (port, byte)
-        };
-        if !port.receive(byte) {
-            FOCUS.lock().input.push_front(byte);
-            return;
-        }
     }
 }

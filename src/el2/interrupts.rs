@@ -118,7 +118,7 @@ impl Interrupts {
             disarm();
         } else if number != KICK && Some(number.get()) == self.console {
             drop(interface);
-            console::receive();
+            console::interrupt();
             interface = percpu::this().interface();
         }
         interface.deactivate(interrupt);

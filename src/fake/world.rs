@@ -13,6 +13,7 @@ use super::{Fake, Host, PoweredOff, move_to};
 use crate::address::{CpuId, VcpuId};
 use crate::bus::{Bus, Space};
 use crate::config::{MachineConfig, Payload, VmConfig};
+use crate::console::Console;
 use crate::cpu::Cpu;
 use crate::hypervisor::{Hypervisor, Placement};
 use crate::vcpu::VcpuHandle;
@@ -109,7 +110,11 @@ impl World {
 
     fn build(cpus: usize, config: &MachineConfig, code: &[Code<'_>]) -> Self {
         let host = Host::new(cpus);
-        let hypervisor: &'static _ = Box::leak(Box::new(Hypervisor::new(Fake(host.clone()), cpus)));
+        let hypervisor: &'static _ = Box::leak(Box::new(Hypervisor::new(
+            Fake(host.clone()),
+            cpus,
+            Box::leak(Box::new(Console::new())),
+        )));
         let mut placement = Placement::new((0..cpus).map(CpuId));
         let (mut vms, mut devices) = (Vec::new(), Vec::new());
         for (config, (boots, others)) in config.vms.iter().zip(code) {

@@ -9,7 +9,6 @@ use bunshin::bundle;
 use bunshin::bus::Bus;
 use bunshin::config::VmConfig;
 use bunshin::cpu::Cpu;
-use bunshin::device::console::ConsoleSink;
 use bunshin::hypervisor::{Hypervisor, Placement};
 use bunshin::vcpu::VcpuHandle;
 use bunshin::vm::Vm;
@@ -22,6 +21,7 @@ use x86_backend::paging::{Kind, Nested};
 use crate::backend::X86;
 use crate::engine::Engine;
 use crate::hello;
+use crate::host::console::CONSOLE;
 use crate::host::{self, PerCpu, give_up};
 use crate::images::Images;
 use crate::ram::Ram;
@@ -80,7 +80,7 @@ fn run<E: Engine>(
     kind: Kind,
 ) -> ! {
     log::info!("{} on {cpus} processors", E::NAME);
-    let hypervisor = place.call_once(|| Hypervisor::new(X86::new(), cpus));
+    let hypervisor = place.call_once(|| Hypervisor::new(X86::new(), cpus, &CONSOLE));
     decode::warm_up();
     let mut placement = Placement::new((0..cpus).map(CpuId));
     let (bundle, vms) = match info.modules.first() {
@@ -102,28 +102,17 @@ fn run<E: Engine>(
         match make_vm::<E>(config, bundle, &mut placement, kind) {
             Ok((vm, vcpus)) => {
                 hypervisor.add(vm.clone(), vcpus);
-                if autostart {
-                    vm.start(&hypervisor.backend);
+                if autostart && !vm.start(&hypervisor.backend) {
+                    CONSOLE.withdraw_focus(&name);
                 }
             }
             Err(reason) => log::error!("vm \"{name}\": {reason}"),
         }
     }
+    CONSOLE.use_interrupts();
     hypervisor.complete_start();
     host::release_others();
     Cpu::new(hypervisor, CpuId(0)).run()
-}
-
-struct HostConsole;
-
-impl ConsoleSink for HostConsole {
-    fn put(&self, byte: u8) {
-        host::console::put(byte);
-    }
-
-    fn ready(&self) {
-        host::input::deliver();
-    }
 }
 
 /// A virtual machine and its virtual CPUs.
@@ -164,9 +153,9 @@ fn make_vm<E: Engine>(
     let images = Images::new(&config, bundle, Vec::new());
     let apics: Vec<_> = (0..config.vcpus).map(X86Vcpu::<E>::local_apic).collect();
     let mailboxes = apics.iter().map(|apic| apic.mailbox().clone()).collect();
-    let (pc, bus): (Pc, Bus) =
-        Pc::new(&config.name, ram, cpuid, mailboxes, Arc::new(HostConsole), images)
-            .map_err(|_| "devices overlap")?;
+    let console = CONSOLE.add(&config.name, config.autostart);
+    let (pc, bus): (Pc, Bus) = Pc::new(&config.name, ram, cpuid, mailboxes, console, images)
+        .map_err(|_| "devices overlap")?;
     let pc = Arc::new(pc);
     let handles: Vec<_> = (0..apics.len())
         .map(|id| Arc::new(VcpuHandle::new(VcpuId(id), placement.place(&config.cpus))))

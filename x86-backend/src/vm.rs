@@ -8,8 +8,8 @@ use core::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use bunshin::address::GuestAddress;
 use bunshin::backend::{BootState, LoadError, Machine};
 use bunshin::bus::{Bus, InterruptLine, Overlap, Space};
+use bunshin::console::Channel;
 use bunshin::device::clock::WallClock;
-use bunshin::device::console::ConsoleSink;
 use bunshin::vcpu::VcpuHandle;
 use spin::Once;
 use spin::mutex::TicketMutex;
@@ -28,6 +28,7 @@ use x86_backend::machine::rtc::Rtc;
 use x86_backend::machine::uart16550::Uart16550;
 use x86_backend::machine::{pic, pit, power, rtc, uart16550};
 
+use crate::host::console::CONSOLE;
 use crate::host::{self, timer};
 use crate::images::Images;
 use crate::ram::Ram;
@@ -152,7 +153,7 @@ impl Pc {
         ram: Ram,
         cpuid: Cpuid,
         mailboxes: Vec<Arc<Mailbox>>,
-        console: Arc<dyn ConsoleSink>,
+        console: Channel,
         images: Images,
     ) -> Result<(Self, Bus), Overlap> {
         let waker = Arc::new(Waker(Once::new()));
@@ -167,13 +168,15 @@ impl Pc {
         let line = |irq: u8, pin: u8| IsaLine { pic: pic.clone(), irq, ioapic: ioapic.line(pin) };
         let pit = Arc::new(Pit::new(clock.clone(), Arc::new(line(pit::IRQ, 2))));
         let com1 = line(uart16550::COM1_IRQ, uart16550::COM1_IRQ);
-        let console = Arc::new(Uart16550::new(Arc::new(com1), console));
+        let serial = CONSOLE.port(console);
+        let console = Arc::new(Uart16550::new(Arc::new(com1), serial.clone()));
+        serial.connect(console.clone());
 
         let mut bus = Bus::new();
         let mut port = |base: u64, size: u64, device: Arc<dyn bunshin::bus::Device>| {
             bus.attach(Space::Port, base, size, device)
         };
-        port(uart16550::COM1_PORT, uart16550::WINDOW_SIZE, console.clone())?;
+        port(uart16550::COM1_PORT, uart16550::WINDOW_SIZE, console)?;
         port(pic::PRIMARY_PORT, pic::WINDOW_SIZE, Arc::new(PicPorts::primary(pic.clone())))?;
         port(pic::SECONDARY_PORT, pic::WINDOW_SIZE, Arc::new(PicPorts::secondary(pic.clone())))?;
         port(pic::ELCR_PORT, pic::WINDOW_SIZE, Arc::new(Elcr(pic.clone())))?;
@@ -184,8 +187,6 @@ impl Pc {
         port(u64::from(power::TIMER_PORT), TIMER_PORTS, Arc::new(PowerTimer(clock.clone())))?;
         port(power::KEYBOARD_PORT, 1, Arc::new(KeyboardReset(power.clone())))?;
         port(power::PCI_RESET_PORT, 1, Arc::new(PciReset::new(power.clone())))?;
-
-        host::input::attach(&console);
 
         let pc = Pc {
             name: name.into(),

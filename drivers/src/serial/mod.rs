@@ -14,6 +14,16 @@ pub trait Serial {
     /// Sends a byte, when there is space for it. A port that never has any loses it.
     fn put(&self, byte: u8);
 
+    /// Sends a byte if there is space for it now; false if there is not.
+    fn try_put(&self, byte: u8) -> bool {
+        self.put(byte);
+        true
+    }
+
+    /// Whether the port's interrupt also comes when there is space again after [`Serial::try_put`] has found none.
+    /// A port that never finds none needs no such interrupt.
+    fn want_space(&self, _wanted: bool) {}
+
     /// A byte that was received, if there is one.
     fn get(&self) -> Option<u8>;
 

@@ -12,6 +12,8 @@ const LINE_STATUS: usize = 5;
 
 /// `IER`: received data. The first edition of Broadcom's manual has this bit and the next exchanged.
 const IER_RECEIVED: u8 = 1 << 0;
+/// `IER`: transmitter holding register empty.
+const IER_EMPTY: u8 = 1 << 1;
 /// `MCR.OUT2`: many boards let the interrupt out only with it. The mini-UART does not have it.
 const MCR_OUT2: u8 = 1 << 3;
 const LSR_DATA_READY: u8 = 1 << 0;
@@ -65,6 +67,18 @@ impl<R: Registers> Serial for Ns16550<R> {
         }
     }
 
+    fn try_put(&self, byte: u8) -> bool {
+        let space = self.read(LINE_STATUS) & LSR_TRANSMITTER_EMPTY != 0;
+        if space {
+            self.write(DATA, byte);
+        }
+        space
+    }
+
+    fn want_space(&self, wanted: bool) {
+        self.write(INTERRUPT_ENABLE, IER_RECEIVED | if wanted { IER_EMPTY } else { 0 });
+    }
+
     fn get(&self) -> Option<u8> {
         (self.read(LINE_STATUS) & LSR_DATA_READY != 0).then(|| self.read(DATA))
     }
@@ -103,6 +117,18 @@ mod tests {
         let fake = Fake::default();
         Ns16550::new(&fake, MINI).put(b'x');
         assert!(fake.writes.borrow().is_empty());
+    }
+
+    #[test]
+    fn a_byte_that_does_not_fit_is_left_to_the_caller() {
+        let fake = Fake::default().script(5, &[0, 0x20]);
+        let port = Ns16550::new(&fake, Layout { shift: 0, words: false });
+        assert!(!port.try_put(b'x'));
+        port.want_space(true);
+        assert_eq!(fake.value(1), 0x03);
+        assert!(port.try_put(b'x'));
+        port.want_space(false);
+        assert_eq!(*fake.writes.borrow(), [(1, 0x03), (0, u32::from(b'x')), (1, 0x01)]);
     }
 
     #[test]

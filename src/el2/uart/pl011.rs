@@ -45,6 +45,23 @@ impl Serial for Pl011 {
         uart.write_word(byte);
     }
 
+    fn try_put(&self, byte: u8) -> bool {
+        // A byte for a port that is not there is gone.
+        let Some(mut uart) = self.uart() else { return true };
+        let space = !uart.is_tx_fifo_full();
+        if space {
+            uart.write_word(byte);
+        }
+        space
+    }
+
+    fn want_space(&self, wanted: bool) {
+        if let Some(mut uart) = self.uart() {
+            let space = if wanted { Interrupts::TXI } else { Interrupts::empty() };
+            uart.set_interrupt_masks(Interrupts::RXI | Interrupts::RTI | space);
+        }
+    }
+
     fn get(&self) -> Option<u8> {
         // A byte with a framing error is not input.
         self.uart()?.read_word().ok().flatten()
@@ -59,7 +76,7 @@ impl Serial for Pl011 {
 
     fn acknowledge_receive_interrupt(&self) {
         if let Some(mut uart) = self.uart() {
-            uart.clear_interrupts(Interrupts::RXI | Interrupts::RTI);
+            uart.clear_interrupts(Interrupts::RXI | Interrupts::RTI | Interrupts::TXI);
         }
     }
 }

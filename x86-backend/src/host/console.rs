@@ -1,10 +1,14 @@
-//! The host's serial port COM1 and the log on it.
+//! The host's serial port COM1 as the core sees it.
 
 use core::fmt::{self, Write};
+use core::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 
-use log::{Level, LevelFilter, Metadata, Record};
-use spin::mutex::TicketMutex;
+use bunshin::address::Instant;
+use bunshin::console::{Console, HostLine};
+use log::LevelFilter;
 use x86_64::instructions::port::Port;
+
+use super::{PerCpu, timer};
 
 /// First port of COM1.
 const BASE: u16 = 0x3f8;
@@ -30,6 +34,10 @@ const MODEM_READY: u8 = 0x03;
 const MODEM_OUT2: u8 = 1 << 3;
 /// Interrupt enable: a byte was received.
 const INTERRUPT_RECEIVED: u8 = 1 << 0;
+/// Interrupt enable: the transmitter is empty.
+const INTERRUPT_EMPTY: u8 = 1 << 1;
+/// Bytes that an empty transmitter takes.
+const TRANSMIT_FIFO: u8 = 16;
 /// Line status: a received byte waits.
 const STATUS_DATA_READY: u8 = 1 << 0;
 /// Line status: the transmitter takes a byte.
@@ -40,12 +48,58 @@ const DIVISOR: u8 = 1;
 /// stuck port hangs nobody.
 const PATIENCE: u32 = 100_000;
 
-/// The port, if there is one.
-struct Serial {
-    present: bool,
-}
+/// There is such a port.
+static PRESENT: AtomicBool = AtomicBool::new(false);
+/// Bytes that the transmitter has space for without another look.
+static SPACE: AtomicU8 = AtomicU8::new(0);
 
-static SERIAL: TicketMutex<Serial> = TicketMutex::new(Serial { present: false });
+/// The consoles of all virtual machines, the log and the monitor.
+pub(crate) static CONSOLE: Console = Console::new();
+
+/// COM1.
+struct SerialLine;
+
+impl HostLine for SerialLine {
+    fn put(&self, byte: u8) -> bool {
+        if !PRESENT.load(Ordering::Relaxed) {
+            // A byte for a line that is not there is gone.
+            return true;
+        }
+        let mut space = SPACE.load(Ordering::Relaxed);
+        if space == 0 && read(register::LINE_STATUS) & STATUS_TRANSMIT_EMPTY != 0 {
+            space = TRANSMIT_FIFO;
+        }
+        let left = space.checked_sub(1);
+        if let Some(left) = left {
+            SPACE.store(left, Ordering::Relaxed);
+            write(register::DATA, byte);
+        }
+        left.is_some()
+    }
+
+    fn get(&self) -> Option<u8> {
+        let waits =
+            PRESENT.load(Ordering::Relaxed) && read(register::LINE_STATUS) & STATUS_DATA_READY != 0;
+        waits.then(|| read(register::DATA))
+    }
+
+    fn want_space(&self, wanted: bool) {
+        let space = if wanted { INTERRUPT_EMPTY } else { 0 };
+        write(register::INTERRUPT_ENABLE, INTERRUPT_RECEIVED | space);
+    }
+
+    fn now(&self) -> Instant {
+        timer::now()
+    }
+
+    fn frequency(&self) -> u64 {
+        timer::frequency()
+    }
+
+    fn nudge(&self) {
+        super::kick(PerCpu::current().id);
+    }
+}
 
 fn read(register: u16) -> u8 {
     // SAFETY: COM1 belongs to this module alone; reading its registers has no effect on memory.
@@ -57,34 +111,35 @@ fn write(register: u16, value: u8) {
     unsafe { Port::new(BASE + register).write(value) }
 }
 
-impl Serial {
-    fn put(&self, byte: u8) {
-        if !self.present {
-            return;
-        }
-        for _ in 0..PATIENCE {
-            if read(register::LINE_STATUS) & STATUS_TRANSMIT_EMPTY != 0 {
-                break;
-            }
-            core::hint::spin_loop();
-        }
-        write(register::DATA, byte);
-    }
-}
+/// Text at once, whoever has the console.
+struct Direct;
 
-impl Write for Serial {
+impl Write for Direct {
     fn write_str(&mut self, text: &str) -> fmt::Result {
         for byte in text.bytes() {
             if byte == b'\n' {
-                self.put(b'\r');
+                put_direct(b'\r');
             }
-            self.put(byte);
+            put_direct(byte);
         }
         Ok(())
     }
 }
 
-/// Sets up COM1 and makes it the log.
+fn put_direct(byte: u8) {
+    if !PRESENT.load(Ordering::Relaxed) {
+        return;
+    }
+    for _ in 0..PATIENCE {
+        if read(register::LINE_STATUS) & STATUS_TRANSMIT_EMPTY != 0 {
+            break;
+        }
+        core::hint::spin_loop();
+    }
+    write(register::DATA, byte);
+}
+
+/// Sets up COM1.
 pub(super) fn init() {
     write(register::SCRATCH, 0x5a);
     let present = read(register::SCRATCH) == 0x5a;
@@ -97,58 +152,28 @@ pub(super) fn init() {
         write(register::FIFO_CONTROL, FIFO_ENABLE_AND_CLEAR);
         write(register::MODEM_CONTROL, MODEM_READY);
     }
-    SERIAL.lock().present = present;
-    if log::set_logger(&Logger).is_ok() {
+    PRESENT.store(present, Ordering::Relaxed);
+}
+
+/// Makes COM1 the log. Needs the heap.
+pub(super) fn init_log() {
+    CONSOLE.open(&SerialLine);
+    if log::set_logger(&CONSOLE).is_ok() {
         log::set_max_level(LevelFilter::Info);
     }
 }
 
-/// Sends one byte as it is.
-pub(crate) fn put(byte: u8) {
-    SERIAL.lock().put(byte);
-}
-
 /// Has received bytes interrupt. OUT2 connects the interrupt on PCs.
 pub(super) fn enable_receive_interrupt() {
-    let serial = SERIAL.lock();
-    if serial.present {
+    if PRESENT.load(Ordering::Relaxed) {
         write(register::MODEM_CONTROL, MODEM_READY | MODEM_OUT2);
         write(register::INTERRUPT_ENABLE, INTERRUPT_RECEIVED);
     }
 }
 
-/// A byte that the user typed.
-pub(super) fn get() -> Option<u8> {
-    let serial = SERIAL.lock();
-    (serial.present && read(register::LINE_STATUS) & STATUS_DATA_READY != 0)
-        .then(|| read(register::DATA))
-}
-
 /// Writes a report although another processor, or this one, may hold the
-/// lock: nothing runs after it.
+/// console's lock: nothing runs after it.
 pub(super) fn last_words(words: fmt::Arguments<'_>) {
-    let _ = match SERIAL.try_lock() {
-        Some(mut serial) => serial.write_fmt(words),
-        None => Serial { present: true }.write_fmt(words),
-    };
-}
-
-struct Logger;
-
-impl log::Log for Logger {
-    fn enabled(&self, _: &Metadata<'_>) -> bool {
-        true
-    }
-
-    fn log(&self, record: &Record<'_>) {
-        let prefix = match record.level() {
-            Level::Error => "error: ",
-            Level::Warn => "warning: ",
-            Level::Info | Level::Debug | Level::Trace => "",
-        };
-        // Writing to the port cannot fail.
-        let _ = writeln!(SERIAL.lock(), "bunshin: {prefix}{}", record.args());
-    }
-
-    fn flush(&self) {}
+    // Writing to the port cannot fail.
+    let _ = Direct.write_fmt(words);
 }

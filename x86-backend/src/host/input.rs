@@ -1,21 +1,13 @@
-//! What the user types: an interrupt of COM1 through the IOAPIC, and bytes on
-//! their way to the guest that has the keyboard.
+//! The interrupt of COM1, through the IOAPIC.
 
-use alloc::collections::VecDeque;
-use alloc::sync::Arc;
 use core::sync::atomic::{AtomicBool, Ordering};
 
 use platform::acpi::{Acpi, IoApic, Polarity, SignalMode};
-use spin::mutex::TicketMutex;
-use x86_backend::machine::uart16550::Uart16550;
 
 use super::{apic, console};
 
 /// ISA interrupt of COM1.
 const COM1_IRQ: u8 = 4;
-/// Bytes that wait for the guest at most; more is dropped, as by a serial port
-/// without flow control.
-const LIMIT: usize = 4096;
 
 /// Offsets of an IOAPIC's registers: index and data.
 const INDEX: u64 = 0x00;
@@ -31,14 +23,6 @@ const LEVEL: u32 = 1 << 15;
 
 /// COM1 has interrupted.
 static PENDING: AtomicBool = AtomicBool::new(false);
-
-/// The guest whose serial port gets what the user types.
-struct Focus {
-    port: Option<Arc<Uart16550>>,
-    waiting: VecDeque<u8>,
-}
-
-static FOCUS: TicketMutex<Focus> = TicketMutex::new(Focus { port: None, waiting: VecDeque::new() });
 
 fn register(ioapic: &IoApic, offset: u64) -> *mut u32 {
     (ioapic.address.get() + offset) as *mut u32
@@ -86,45 +70,15 @@ pub(super) fn init(tables: &Acpi) {
     }
 }
 
-/// COM1's interrupt came; the bytes are fetched when no lock is held.
+/// COM1's interrupt came; it is served when no lock is held.
 pub(super) fn interrupt() {
     PENDING.store(true, Ordering::Release);
 }
 
-/// Gives the keyboard to the first guest that asks.
-pub(crate) fn attach(port: &Arc<Uart16550>) {
-    FOCUS.lock().port.get_or_insert_with(|| port.clone());
-}
-
-/// Fetches what came, if something came.
+/// Serves COM1's interrupt, if it came.
 #[inline]
 pub(super) fn pump() {
     if PENDING.load(Ordering::Relaxed) && PENDING.swap(false, Ordering::Acquire) {
-        {
-            let mut focus = FOCUS.lock();
-            while let Some(byte) = console::get() {
-                if focus.waiting.len() < LIMIT {
-                    focus.waiting.push_back(byte);
-                }
-            }
-        }
-        deliver();
-    }
-}
-
-/// Hands waiting bytes to the guest as far as it has space. No lock is held
-/// while the guest's port is called, which may call back.
-pub(crate) fn deliver() {
-    loop {
-        let (port, byte) = {
-            let mut focus = FOCUS.lock();
-            let Some(port) = focus.port.clone() else { return };
-            let Some(byte) = focus.waiting.pop_front() else { return };
-            (port, byte)
-        };
-        if port.receive(&[byte]) == 0 {
-            FOCUS.lock().waiting.push_front(byte);
-            return;
-        }
+        console::CONSOLE.interrupt();
     }
 }

@@ -27,6 +27,7 @@ pub(super) extern "sysv64" fn start(magic: u32, info: u32) -> ! {
     legacy::silence();
     faults::load(false);
     allocator::init();
+    console::init_log();
     log::info!("Bunshin {} on x86-64", env!("CARGO_PKG_VERSION"));
     let physical = |address: u64, size: u64| {
         let end = address.checked_add(size)?;
