@@ -34,6 +34,9 @@ pub trait Backend: Sized + Send + Sync + 'static {
     /// included) and serves the host's own interrupts. May return early.
     fn idle(&self);
 
+    /// Memory for guests that is free, in bytes.
+    fn free_memory(&self) -> u64;
+
     /// Turns the host off. Called when the last virtual machine has stopped.
     fn power_off(&self) -> !;
 }
@@ -47,6 +50,11 @@ pub trait Machine: Send + Sync {
     /// # Errors
     /// Why the images cannot be loaded.
     fn reset(&self) -> Result<BootState, LoadError>;
+
+    /// The machine stood still for `ticks` of [`Backend::now`]: its clocks and
+    /// timers go on where they stopped, as far as the hardware allows. No
+    /// virtual CPU runs.
+    fn stood_still(&self, ticks: u64);
 }
 
 /// Where the first virtual CPU starts.

@@ -8,12 +8,12 @@ mod tests;
 
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use core::sync::atomic::{AtomicBool, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use log::{error, info};
 use spin::mutex::TicketMutex;
 
-use crate::address::VcpuId;
+use crate::address::{Instant, VcpuId};
 use crate::backend::{Backend, Machine};
 use crate::bus::Bus;
 use crate::config::VmConfig;
@@ -30,6 +30,8 @@ pub enum Transition {
     Reset,
     /// The guest could not go on.
     Crash,
+    /// Stands still until it is resumed.
+    Pause,
 }
 
 /// What a virtual machine is doing.
@@ -41,6 +43,8 @@ pub enum State {
     Stopped,
     /// Its virtual CPUs may run.
     Running,
+    /// Stands still since then, and so does its time.
+    Paused(Instant),
     /// Virtual CPUs are leaving their host CPUs; the last one completes the
     /// transition.
     Draining(Transition),
@@ -68,6 +72,8 @@ pub struct Vm<B: Backend> {
     lifecycle: TicketMutex<Lifecycle>,
     /// Copy of "not running" that is read at every exit without the lock.
     stopping: AtomicBool,
+    /// How often it was started, resets included.
+    starts: AtomicU64,
 }
 
 impl<B: Backend> Vm<B> {
@@ -85,7 +91,13 @@ impl<B: Backend> Vm<B> {
             vcpus,
             lifecycle: TicketMutex::new(Lifecycle { state: State::Created, active: 0 }),
             stopping: AtomicBool::new(true),
+            starts: AtomicU64::new(0),
         }
+    }
+
+    /// How often it was started, resets included.
+    pub fn starts(&self) -> u64 {
+        self.starts.load(Ordering::Relaxed)
     }
 
     /// What it is doing at this moment.
@@ -114,13 +126,17 @@ impl<B: Backend> Vm<B> {
         self.boot(backend, before)
     }
 
-    /// Asks for a transition. The first request wins; false when none is
-    /// possible because the virtual machine does not run.
+    /// Asks for a transition. The first request wins, but what ends a run
+    /// replaces a pause. False when none is possible because the virtual
+    /// machine does not run, or stands still already.
     pub fn request(&self, backend: &B, transition: Transition) -> bool {
         let idle = {
             let mut lifecycle = self.lifecycle.lock();
-            if lifecycle.state != State::Running {
-                return false;
+            match (lifecycle.state, transition) {
+                (State::Running, _) => {}
+                (State::Paused(_) | State::Draining(Transition::Pause), transition)
+                    if transition != Transition::Pause => {}
+                _ => return false,
             }
             self.stopping.store(true, Ordering::Release);
             if lifecycle.active == 0 {
@@ -136,6 +152,22 @@ impl<B: Backend> Vm<B> {
         } else {
             self.kick_all(backend);
         }
+        true
+    }
+
+    /// Lets a paused virtual machine go on; false for any other. Its time goes
+    /// on where it stopped.
+    pub fn resume(&self, backend: &B) -> bool {
+        {
+            let mut lifecycle = self.lifecycle.lock();
+            let State::Paused(since) = lifecycle.state else { return false };
+            // Nobody runs and nobody changes the state while the lock is held.
+            self.machine.stood_still(backend.now().0.saturating_sub(since.0));
+            lifecycle.state = State::Running;
+            self.stopping.store(false, Ordering::Release);
+        }
+        info!("vm \"{}\": goes on", self.config.name);
+        self.kick_all(backend);
         true
     }
 
@@ -182,6 +214,11 @@ impl<B: Backend> Vm<B> {
     }
 
     fn carry_out(&self, backend: &B, transition: Transition) {
+        if transition == Transition::Pause {
+            info!("vm \"{}\": paused", self.config.name);
+            self.lifecycle.lock().state = State::Paused(backend.now());
+            return;
+        }
         for vcpu in &self.vcpus {
             vcpu.turn_off();
         }
@@ -191,6 +228,8 @@ impl<B: Backend> Vm<B> {
             info!("vm \"{name}\": exits: {exits}");
         }
         match transition {
+            // Done above.
+            Transition::Pause => {}
             Transition::Off => {
                 info!("vm \"{name}\": off");
                 self.lifecycle.lock().state = State::Stopped;
@@ -222,6 +261,7 @@ impl<B: Backend> Vm<B> {
                     vcpu.turn_off();
                 }
                 lifecycle.state = State::Running;
+                self.starts.fetch_add(1, Ordering::Relaxed);
                 self.stopping.store(false, Ordering::Release);
                 let answer = first.turn_on(boot.entry, boot.context);
                 drop(lifecycle);

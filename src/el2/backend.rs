@@ -3,6 +3,7 @@
 use bunshin::address::{CpuId, Instant};
 use bunshin::backend::Backend;
 
+use crate::el2::frames;
 use crate::el2::host::host;
 use crate::el2::interrupts::{self, Outcome};
 use crate::el2::machine::Machine;
@@ -43,6 +44,10 @@ impl Backend for El2 {
         if !percpu::this().loaded.get() {
             while host().interrupts.acknowledge() != Outcome::Nothing {}
         }
+    }
+
+    fn free_memory(&self) -> u64 {
+        frames::available()
     }
 
     fn power_off(&self) -> ! {

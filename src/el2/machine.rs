@@ -110,6 +110,12 @@ impl backend::Machine for Machine {
         );
         Ok(boot)
     }
+
+    /// The virtual counter and its timers stand still. The physical counter cannot be moved
+    /// without FEAT_ECV, and goes on.
+    fn stood_still(&self, ticks: u64) {
+        self.counter_offset.fetch_add(ticks, Ordering::Relaxed);
+    }
 }
 
 /// A device's wire to the virtual interrupt controller.

@@ -170,12 +170,21 @@ impl El2Vcpu {
         outcome
     }
 
+    /// The host's counter without the time for which the machine stood still.
+    fn counter(&self) -> u64 {
+        let offset = self.machine.counter_offset.load(Ordering::Relaxed);
+        read_register!("cntpct_el0").wrapping_sub(offset)
+    }
+
     /// Adds the time since this virtual CPU could have run to what was stolen from it.
     fn account_stolen_time(&mut self) {
-        let now = read_register!("cntpct_el0");
+        let now = self.counter();
         let since = if self.waits {
             // Its own timer woke it.
-            backend::Vcpu::wake_deadline(self).map(|due| due.0).filter(|due| *due <= now)
+            let offset = self.machine.counter_offset.load(Ordering::Relaxed);
+            backend::Vcpu::wake_deadline(self)
+                .map(|due| due.0.wrapping_sub(offset))
+                .filter(|due| *due <= now)
         } else {
             self.stolen_since
         };
@@ -253,7 +262,7 @@ impl backend::Vcpu for El2Vcpu {
         }
         percpu::this().interface().save(&mut self.controller);
         host.leave_stage2();
-        self.stolen_since = (!self.waits).then(|| read_register!("cntpct_el0"));
+        self.stolen_since = (!self.waits).then(|| self.counter());
         self.loaded = false;
         percpu::this().loaded.set(false);
     }
@@ -342,7 +351,7 @@ impl backend::Vcpu for El2Vcpu {
             if pending && self.waits {
                 // From now on it is the host that keeps it waiting.
                 self.waits = false;
-                self.stolen_since = Some(read_register!("cntpct_el0"));
+                self.stolen_since = Some(self.counter());
             }
             pending
         }

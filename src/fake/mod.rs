@@ -28,6 +28,9 @@ use world::{Action, World};
 /// Ticks of the simulated clock per second; a slice is 10 ticks.
 pub(crate) const FREQUENCY: u64 = 2000;
 
+/// Memory for guests, which no fake machine takes, in bytes.
+pub(crate) const FREE_MEMORY: u64 = 1 << 30;
+
 thread_local! {
     /// The host CPU that executes at the moment.
     static HERE: Cell<usize> = const { Cell::new(0) };
@@ -184,6 +187,10 @@ impl Backend for Fake {
 
     fn idle(&self) {
         self.0.idle();
+    }
+
+    fn free_memory(&self) -> u64 {
+        FREE_MEMORY
     }
 
     fn power_off(&self) -> ! {

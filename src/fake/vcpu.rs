@@ -40,6 +40,8 @@ pub(crate) enum Op {
 pub(crate) enum Event {
     /// The machine as a whole was reset.
     MachineReset,
+    /// It went on after so many ticks.
+    StoodStill(u64),
     Start(usize, u64, u64),
     Load(usize),
     Save(usize),
@@ -136,6 +138,11 @@ impl Machine for FakeMachine {
         let boot = self.resets.fetch_add(1, SeqCst);
         let entry = self.boots.get(boot).or(self.boots.last()).copied().unwrap();
         Ok(BootState { entry: GuestAddress(entry), context: BOOT_CONTEXT })
+    }
+
+    fn stood_still(&self, ticks: u64) {
+        assert_eq!(self.loaded.load(SeqCst), 0, "a virtual CPU runs");
+        self.note(Event::StoodStill(ticks));
     }
 }
 

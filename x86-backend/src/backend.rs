@@ -44,6 +44,10 @@ impl<E: Engine> Backend for X86<E> {
         host::idle();
     }
 
+    fn free_memory(&self) -> u64 {
+        host::memory::free()
+    }
+
     fn power_off(&self) -> ! {
         host::power_off()
     }

@@ -165,6 +165,9 @@ pub(crate) trait Engine: Send + Sized + 'static {
     /// Whether `HLT` and `PAUSE` loops give way to others.
     fn trap_pause(&mut self, trap: bool);
 
+    /// What the guest's time-stamp counter is ahead of the host's, modulo 2^64.
+    fn set_tsc_offset(&mut self, offset: u64);
+
     /// Puts the guest into a state after a start, with RFLAGS clear and
     /// nothing pending.
     fn start(&mut self, state: &InitialState);

@@ -3,7 +3,7 @@
 
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use core::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 
 use bunshin::address::GuestAddress;
 use bunshin::backend::{BootState, LoadError, Machine};
@@ -99,12 +99,20 @@ impl PowerControl for PowerLatch {
 /// Time of a virtual machine, from its making on.
 pub(crate) struct VmClock {
     start: u64,
+    /// Ticks for which the machine stood still.
+    stood_still: AtomicU64,
 }
 
 impl VmClock {
     /// The moment of its start on both clocks.
     pub(crate) fn reference(&self) -> Reference {
         Reference { tsc: self.start, nanoseconds: 0 }
+    }
+
+    /// Ticks of the host's counter that the guest does not see.
+    #[inline]
+    pub(crate) fn stood_still(&self) -> u64 {
+        self.stood_still.load(Ordering::Relaxed)
     }
 
     /// Nanoseconds since 1970-01-01 00:00 UTC.
@@ -115,7 +123,8 @@ impl VmClock {
 
 impl Clock for VmClock {
     fn nanoseconds(&self) -> u64 {
-        timer::nanoseconds(timer::now().0.saturating_sub(self.start))
+        let ticks = timer::now().0.saturating_sub(self.start).saturating_sub(self.stood_still());
+        timer::nanoseconds(ticks)
     }
 }
 
@@ -162,7 +171,7 @@ impl Pc {
         let external =
             Arc::new(ExternalLine { level: AtomicBool::new(false), waker: waker.clone() });
         let pic = Arc::new(Pic::new(external.clone()));
-        let clock = Arc::new(VmClock { start: timer::now().0 });
+        let clock = Arc::new(VmClock { start: timer::now().0, stood_still: AtomicU64::new(0) });
         let power = Arc::new(PowerLatch::default());
         // The i8254 sits on pin 2 of IOAPICs, as everywhere (its pin 0 is the 8259's).
         let line = |irq: u8, pin: u8| IsaLine { pic: pic.clone(), irq, ioapic: ioapic.line(pin) };
@@ -243,6 +252,10 @@ impl Machine for Pc {
         let entry = GuestAddress(launch.rip);
         *self.launch.lock() = Some(launch);
         Ok(BootState { entry, context: 0 })
+    }
+
+    fn stood_still(&self, ticks: u64) {
+        self.clock.stood_still.fetch_add(ticks, Ordering::Relaxed);
     }
 }
 

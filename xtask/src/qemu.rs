@@ -23,6 +23,9 @@ pub struct Machine {
     pub smp: Option<u32>,
 }
 
+/// The key before the emulator's own commands: Ctrl-]. Its usual one, Ctrl-A, is Bunshin's.
+const ESCAPE: &str = "0x1d";
+
 /// Most CPUs of an emulated PC: those that 8-bit APIC identifiers name.
 const PC_CPUS: u32 = 255;
 
@@ -64,7 +67,7 @@ impl Machine {
             .args(["-cpu", self.cpu.as_deref().unwrap_or(default_cpu(arch))])
             .args(["-smp", &cpus.to_string()])
             .args(["-m", &format!("{}M", memory.0.div_ceil(1 << 20))])
-            .arg("-nographic");
+            .args(["-nographic", "-echr", ESCAPE]);
         Ok(command)
     }
 }

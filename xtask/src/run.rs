@@ -101,7 +101,8 @@ pub fn run(workspace: &Workspace, options: &Options) -> Result<ExitCode> {
             build::artifact(workspace, arch, arch.program()).display()
         );
     }
-    println!("Ctrl-A x quits the emulator; `poweroff` in the guest ends it in good order.");
+    println!("Ctrl-A 1, 2, ...: console of a VM; Ctrl-A m: monitor. Ctrl-] x quits the emulator;");
+    println!("`poweroff` in every guest ends it in good order.");
     let status =
         command.status().with_context(|| format!("can't start `{}`", process::shown(&command)))?;
     match status.code() {

@@ -106,6 +106,11 @@ pub(crate) fn take(size: u64) -> Option<Vec<Range>> {
     Some(pieces)
 }
 
+/// Memory for guests that is left, in bytes.
+pub(crate) fn free() -> u64 {
+    POOL.lock().iter().map(|range| range.size).sum()
+}
+
 /// The bytes of a module, which stay as the boot loader left them.
 pub(crate) fn module(range: Range) -> &'static [u8] {
     // SAFETY: modules are mapped at their physical address and in nobody's free list; nobody writes

@@ -213,6 +213,11 @@ impl Engine for Svm {
         self.dirty(clean::INTERCEPTS);
     }
 
+    fn set_tsc_offset(&mut self, offset: u64) {
+        self.vmcb.control.tsc_offset = offset;
+        self.dirty(clean::INTERCEPTS);
+    }
+
     fn start(&mut self, state: &InitialState) {
         let save = &mut self.vmcb.save;
         save.segments = [state.data.into(); 6];

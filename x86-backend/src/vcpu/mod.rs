@@ -49,7 +49,6 @@ pub(crate) struct X86Vcpu<E: Engine> {
     apic: LocalApic,
     msrs: Bank,
     tsc_aux: u64,
-    tsc_offset: u64,
     loaded: bool,
     /// What waits to be delivered.
     events: events::Events,
@@ -87,7 +86,6 @@ impl<E: Engine> X86Vcpu<E> {
             apic,
             msrs,
             tsc_aux: 0,
-            tsc_offset: 0,
             loaded: false,
             events: events::Events::default(),
             access: PendingAccess::None,
@@ -103,9 +101,10 @@ impl<E: Engine> X86Vcpu<E> {
         LocalApic::new(id, id == 0, timer_clock(), ADDRESS_BITS)
     }
 
-    /// The guest's time-stamp counter.
+    /// The guest's time-stamp counter: the host's, but for the time for which the machine stood
+    /// still.
     fn tsc(&self) -> u64 {
-        timer::now().0.wrapping_add(self.tsc_offset)
+        timer::now().0.wrapping_sub(self.pc.clock.stood_still())
     }
 
     /// What RDX tells after a reset.
@@ -160,6 +159,7 @@ impl<E: Engine> Vcpu for X86Vcpu<E> {
     fn load(&mut self, trap_idle: bool) {
         self.engine.load();
         self.engine.trap_pause(trap_idle);
+        self.engine.set_tsc_offset(self.pc.clock.stood_still().wrapping_neg());
         self.fpu.load();
         crate::host::msr::write_tsc_aux(self.tsc_aux);
         self.loaded = true;
@@ -254,7 +254,8 @@ impl<E: Engine> Vcpu for X86Vcpu<E> {
 
 impl<E: Engine> X86Vcpu<E> {
     fn next_deadline(&self) -> Option<Instant> {
-        let apic = self.apic.next_deadline().map(|tsc| tsc.wrapping_sub(self.tsc_offset));
+        let apic =
+            self.apic.next_deadline().map(|tsc| tsc.wrapping_add(self.pc.clock.stood_still()));
         let pit = self.legacy_deadline();
         apic.into_iter().chain(pit).min().map(Instant)
     }

@@ -313,6 +313,11 @@ impl Engine for Vmx {
         self.set(F::SecondaryControls, u64::from(self.controls.secondary | pause));
     }
 
+    fn set_tsc_offset(&mut self, offset: u64) {
+        self.set_primary(primary::TSC_OFFSETTING, offset != 0);
+        self.set(F::TscOffset, offset);
+    }
+
     fn start(&mut self, state: &InitialState) {
         if !self.at_home {
             // The first start happens on the host CPU that runs it for ever.

@@ -57,6 +57,7 @@ pub(super) mod pin {
 /// Bits of the primary processor-based controls.
 pub(super) mod primary {
     pub(in super::super) const INTERRUPT_WINDOW: u32 = 1 << 2;
+    pub(in super::super) const TSC_OFFSETTING: u32 = 1 << 3;
     pub(in super::super) const HLT: u32 = 1 << 7;
     pub(in super::super) const MWAIT: u32 = 1 << 10;
     pub(in super::super) const RDPMC: u32 = 1 << 11;

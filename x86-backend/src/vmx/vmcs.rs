@@ -24,6 +24,7 @@ pub(super) enum VmcsField {
     HostGs = 0x0c0a,
     HostTr = 0x0c0c,
     MsrBitmap = 0x2004,
+    TscOffset = 0x2010,
     EptPointer = 0x201a,
     GuestPhysicalAddress = 0x2400,
     LinkPointer = 0x2800,
