@@ -184,3 +184,80 @@ fn a_machine_that_cannot_be_loaded_again_is_stopped() {
     assert_eq!(world.vms[0].state(), State::Stopped);
     assert_eq!(world.host.now(), 0);
 }
+
+/// Both virtual CPUs are in the middle of something when the pause comes.
+#[test]
+fn a_paused_machine_stands_still_and_goes_on_where_it_was() {
+    let first = [
+        on(1, 0x100),
+        Op::Do(|world| {
+            let one = &world.vms[0];
+            assert!(one.request(&world.hypervisor.backend, Transition::Pause));
+            assert!(!one.request(&world.hypervisor.backend, Transition::Pause));
+        }),
+        Op::Work(10),
+        OFF,
+    ];
+    let sleeper = [Op::Timer(500), Op::Await];
+    for cpus in 1..=2 {
+        let code = [(&[&first[..]][..], &[(0x100, &sleeper[..])][..])];
+        let world = World::start(cpus, &machines(&["one"], 2), &code);
+        let one = &world.vms[0];
+        let backend = &world.hypervisor.backend;
+        world.hypervisor.complete_start();
+        world.settle();
+        let State::Paused(since) = one.state() else { panic!("{:?}", one.state()) };
+        assert_eq!(world.settle(), Step::Asleep, "a machine that stands still has not stopped");
+        one.machine.take_trace();
+        assert!(one.resume(backend));
+        assert!(!one.resume(backend));
+        let still = world.host.now() - since.0;
+        assert_eq!(one.machine.take_trace(), [Event::StoodStill(still)]);
+        assert_eq!(world.settle(), Step::PoweredOff);
+        assert!(world.host.now() >= 10);
+    }
+}
+
+#[test]
+fn an_interrupt_that_comes_during_a_pause_is_taken_afterwards() {
+    let world = World::of_one(&[Op::Await, Op::Work(7), OFF]);
+    let one = &world.vms[0];
+    let backend = &world.hypervisor.backend;
+    world.when_idle(|world| {
+        assert!(world.vms[0].request(&world.hypervisor.backend, Transition::Pause));
+    });
+    world.settle();
+    assert!(matches!(one.state(), State::Paused(_)));
+    one.machine.raise(0);
+    assert_eq!(world.settle(), Step::Asleep);
+    assert!(one.resume(backend));
+    world.settle();
+    assert_eq!(one.state(), State::Stopped);
+}
+
+#[test]
+fn what_ends_a_run_ends_a_pause() {
+    for (transition, starts) in [(Transition::Off, 1), (Transition::Reset, 2)] {
+        let world = World::of_one(&[Op::Await]);
+        let one = &world.vms[0];
+        let backend = &world.hypervisor.backend;
+        world.when_idle(|world| {
+            assert!(world.vms[0].request(&world.hypervisor.backend, Transition::Pause));
+        });
+        world.settle();
+        assert!(one.request(backend, transition));
+        assert!(!one.resume(backend));
+        assert_eq!(one.starts(), starts);
+        // And while virtual CPUs are still leaving.
+        let again = if transition == Transition::Off { one.start(backend) } else { true };
+        assert!(again);
+        world.when_idle(|world| {
+            let (one, backend) = (&world.vms[0], &world.hypervisor.backend);
+            assert!(one.request(backend, Transition::Pause));
+            assert!(one.request(backend, Transition::Off));
+            assert_eq!(one.state(), State::Draining(Transition::Off));
+        });
+        world.settle();
+        assert_eq!(one.state(), State::Stopped);
+    }
+}
