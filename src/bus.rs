@@ -54,6 +54,18 @@ impl Width {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BusFault;
 
+/// How far a write got.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[must_use]
+pub enum Progress {
+    /// The write is done.
+    Done,
+    /// The write asked for more work than one access may take. The same write
+    /// goes on with it: the guest repeats its instruction, and interrupts and
+    /// other virtual CPUs get their turn in between.
+    Again,
+}
+
 /// A register file on the bus. Implementations lock themselves.
 pub trait Device: Send + Sync {
     /// Reads `width` at `offset` from the start of the device's window; the
@@ -68,6 +80,14 @@ pub trait Device: Send + Sync {
     /// # Errors
     /// [`BusFault`] where hardware would not answer.
     fn write(&self, offset: u64, width: Width, value: u64) -> Result<(), BusFault>;
+
+    /// As [`Device::write`], for callers that can repeat a write.
+    ///
+    /// # Errors
+    /// [`BusFault`] where hardware would not answer.
+    fn write_some(&self, offset: u64, width: Width, value: u64) -> Result<Progress, BusFault> {
+        self.write(offset, width, value).map(|()| Progress::Done)
+    }
 
     /// Returns to the state after power-on.
     fn reset(&self);

@@ -32,4 +32,5 @@ pub mod memory;
 pub mod scheduler;
 pub mod statistics;
 pub mod vcpu;
+pub mod virtio;
 pub mod vm;

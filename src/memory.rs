@@ -25,4 +25,23 @@ pub trait GuestMemory {
     /// # Errors
     /// [`OutOfMemoryRange`]; nothing was written then.
     fn write(&self, address: GuestAddress, bytes: &[u8]) -> Result<(), OutOfMemoryRange>;
+
+    /// Reads a little-endian number of 2 bytes in one access, which a guest's
+    /// write at the same time cannot tear. `address` is even.
+    ///
+    /// # Errors
+    /// [`OutOfMemoryRange`].
+    fn load_u16(&self, address: GuestAddress) -> Result<u16, OutOfMemoryRange> {
+        let mut bytes = [0; 2];
+        self.read(address, &mut bytes)?;
+        Ok(u16::from_le_bytes(bytes))
+    }
+
+    /// Writes a little-endian number of 2 bytes in one access. `address` is even.
+    ///
+    /// # Errors
+    /// [`OutOfMemoryRange`]; nothing was written then.
+    fn store_u16(&self, address: GuestAddress, value: u16) -> Result<(), OutOfMemoryRange> {
+        self.write(address, &value.to_le_bytes())
+    }
 }
