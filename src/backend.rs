@@ -92,6 +92,10 @@ pub trait Vcpu: Send {
     /// device there.
     fn fault(&mut self, completion: Completion);
 
+    /// Leaves the instruction of the last exit undone: the guest executes it
+    /// again.
+    fn repeat(&mut self, completion: Completion);
+
     /// Answers the access of [`Exit::UndecodedIo`] or [`Exit::MemoryFault`]
     /// by the fault that hardware would raise.
     fn fault_access(&mut self);

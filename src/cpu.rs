@@ -11,7 +11,7 @@ use log::{debug, error, warn};
 
 use crate::address::{CpuId, Instant};
 use crate::backend::{Backend, Vcpu};
-use crate::bus::BusFault;
+use crate::bus::{BusFault, Progress};
 use crate::exit::{Exit, IoAccess, Operation, PowerAnswer, PowerRequest};
 use crate::hypervisor::Hypervisor;
 use crate::scheduler::FairQueue;
@@ -332,10 +332,7 @@ impl<'h, B: Backend> Cpu<'h, B> {
 #[inline]
 fn handle<B: Backend>(hypervisor: &Hypervisor<B>, slot: &mut Slot<B>, exit: Exit) -> Next {
     let (next, kind) = match exit {
-        Exit::Io(access) => {
-            perform_io(&slot.vm, &mut slot.vcpu, access);
-            (Next::Resume, ExitKind::Io)
-        }
+        Exit::Io(access) => (perform_io(&slot.vm, &mut slot.vcpu, access), ExitKind::Io),
         Exit::UndecodedIo { address } => {
             debug!("vm \"{}\": access at {address:#x} not decodable", slot.vm.config.name);
             slot.vcpu.fault_access();
@@ -369,19 +366,27 @@ fn handle<B: Backend>(hypervisor: &Hypervisor<B>, slot: &mut Slot<B>, exit: Exit
 
 /// Lets a device answer, or has the access fault.
 #[inline]
-fn perform_io<B: Backend>(vm: &Vm<B>, vcpu: &mut B::Vcpu, access: IoAccess) {
+fn perform_io<B: Backend>(vm: &Vm<B>, vcpu: &mut B::Vcpu, access: IoAccess) -> Next {
     let found = vm.bus.find(access.space, access.address, access.width);
     let answer = match (found, access.operation) {
         (None, _) => Err(BusFault),
         (Some((device, offset)), Operation::Read) => device.read(offset, access.width),
         (Some((device, offset)), Operation::Write(value)) => {
-            device.write(offset, access.width, value).map(|()| 0)
+            match device.write_some(offset, access.width, value) {
+                Ok(Progress::Done) => Ok(0),
+                Ok(Progress::Again) => {
+                    vcpu.repeat(access.completion);
+                    return Next::Reconsider;
+                }
+                Err(BusFault) => Err(BusFault),
+            }
         }
     };
     match answer {
         Ok(value) => vcpu.complete(access.completion, value & access.width.mask()),
         Err(BusFault) => vcpu.fault(access.completion),
     }
+    Next::Resume
 }
 
 fn power<B: Backend>(

@@ -312,6 +312,10 @@ impl backend::Vcpu for El2Vcpu {
         self.fault_access();
     }
 
+    fn repeat(&mut self, _: Completion) {
+        self.abandon_emulation();
+    }
+
     fn fault_access(&mut self) {
         self.abandon_emulation();
         self.inject_external_abort();

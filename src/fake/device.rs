@@ -2,7 +2,7 @@
 
 use std::sync::Mutex;
 
-use crate::bus::{BusFault, Device, Width};
+use crate::bus::{BusFault, Device, Progress, Width};
 
 /// What the device has been asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -21,6 +21,8 @@ impl Recorder {
     pub(crate) const VALUE: u64 = 0x8182_8384_8586_8788;
     pub(crate) const REFUSED: u64 = 0x80;
     pub(crate) const SIZE: u64 = 0x100;
+    /// A write there is done with its third time.
+    pub(crate) const SLOW: u64 = 0x70;
 
     /// What has been asked since the last call.
     pub(crate) fn take(&self) -> Vec<Asked> {
@@ -37,6 +39,14 @@ impl Device for Recorder {
     fn write(&self, offset: u64, width: Width, value: u64) -> Result<(), BusFault> {
         self.0.lock().unwrap().push(Asked::Write(offset, width, value));
         if offset < Self::REFUSED { Ok(()) } else { Err(BusFault) }
+    }
+
+    fn write_some(&self, offset: u64, width: Width, value: u64) -> Result<Progress, BusFault> {
+        self.write(offset, width, value)?;
+        let asked = self.0.lock().unwrap();
+        let times = asked.iter().filter(|a| matches!(a, Asked::Write(Self::SLOW, ..))).count();
+        let unfinished = offset == Self::SLOW && times % 3 != 0;
+        Ok(if unfinished { Progress::Again } else { Progress::Done })
     }
 
     fn reset(&self) {

@@ -47,6 +47,7 @@ pub(crate) enum Event {
     Save(usize),
     Completed(usize, u64),
     Faulted(usize, Completion),
+    Repeated(usize),
     AccessFaulted(usize),
     CallRefused(usize),
     Answered(usize, PowerAnswer),
@@ -310,6 +311,11 @@ impl Vcpu for FakeVcpu {
 
     fn fault(&mut self, completion: Completion) {
         self.note(Event::Faulted(self.id(), completion));
+    }
+
+    fn repeat(&mut self, _: Completion) {
+        self.position -= 1;
+        self.note(Event::Repeated(self.id()));
     }
 
     fn fault_access(&mut self) {

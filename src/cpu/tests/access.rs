@@ -41,6 +41,15 @@ fn a_read_of_every_width_gives_the_low_bytes_zero_extended() {
 }
 
 #[test]
+fn a_write_that_is_too_much_at_once_is_repeated_until_it_is_done() {
+    let slow = DEVICE + Recorder::SLOW;
+    let write = access(Space::Memory, slow, Width::Word, Operation::Write(7));
+    let (asked, events) = outcome(&[Exit::Io(write)]);
+    assert_eq!(asked, [Asked::Write(Recorder::SLOW, Width::Word, 7); 3]);
+    assert_eq!(events, [Event::Repeated(0), Event::Repeated(0), Event::Completed(0, 0)]);
+}
+
+#[test]
 fn a_completion_says_how_the_value_is_extended() {
     for (width, wide, expected) in [
         (Width::Byte, false, 0xffff_ff88),

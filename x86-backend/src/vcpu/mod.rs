@@ -196,6 +196,10 @@ impl<E: Engine> Vcpu for X86Vcpu<E> {
         self.finish_access(completion, completion.width.mask());
     }
 
+    fn repeat(&mut self, _: Completion) {
+        self.access = PendingAccess::None;
+    }
+
     fn fault_access(&mut self) {
         self.access = PendingAccess::None;
         self.raise_fault(event::GENERAL_PROTECTION);
