@@ -22,6 +22,8 @@ mod interrupt;
 mod mmio;
 pub mod queue;
 mod state;
+#[cfg(test)]
+mod testing;
 pub mod transport;
 
 pub use device::{Features, VirtioDevice};

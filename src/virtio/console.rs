@@ -1,6 +1,9 @@
 //! The console device (virtio 5.3): one port, without a size, since the
 //! hypervisor does not know that of the user's terminal.
 
+#[cfg(test)]
+mod tests;
+
 use alloc::collections::VecDeque;
 use alloc::sync::Arc;
 use alloc::vec;
