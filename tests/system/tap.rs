@@ -9,7 +9,7 @@ use crate::{Case, case};
 /// # Errors
 /// When a test failed or is missing, or the guest gave up.
 pub(crate) fn judge(text: &str) -> Result<()> {
-    let mut planned = None;
+    let mut planned: Option<usize> = None;
     let mut passed = 0;
     let mut failed = Vec::new();
     let mut diagnostics = Vec::new();
