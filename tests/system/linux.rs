@@ -25,7 +25,9 @@ const RESTARTS: usize = 50;
 
 pub(crate) fn trials(full: bool) -> Vec<Case> {
     let mut cases = vec![
-        case("linux::a_user_works_at_the_shell", || shell(Below::Hypervisor, USUAL)),
+        case("linux::a_user_works_at_the_shell", || {
+            shell(Below::Hypervisor, Guest::Debian61, USUAL)
+        }),
         case("linux::fifty_restarts_leave_free_memory_unchanged", restarts),
     ];
     let hosts = if full { host::matrix().collect() } else { host::selection() };
@@ -36,12 +38,18 @@ pub(crate) fn trials(full: bool) -> Vec<Case> {
         for kernel in kernels.iter().copied() {
             let name = format!("linux::selftest/{}/{host}", kernel.name());
             cases.push(case(name, move || selftest(Below::Hypervisor, kernel, host)));
+            if full {
+                let name = format!("linux::shell/{}/{host}", kernel.name());
+                cases.push(case(name, move || shell(Below::Hypervisor, kernel, host)));
+            }
         }
     }
     // What fails here too is not the hypervisor's fault.
     cases.push(case("reference::selftest", || selftest(Below::Nothing, Guest::Debian61, USUAL)));
     if full {
-        cases.push(case("reference::a_user_works_at_the_shell", || shell(Below::Nothing, USUAL)));
+        cases.push(case("reference::a_user_works_at_the_shell", || {
+            shell(Below::Nothing, Guest::Debian61, USUAL)
+        }));
     }
     cases
 }
@@ -149,8 +157,8 @@ fn number(text: &str) -> Result<u64> {
 }
 
 /// What the first user does: looks around, sleeps, unplugs a CPU, restarts, powers off.
-fn shell(below: Below, host: Host) -> Result<()> {
-    let mut emulator = below.boot(Guest::Debian61, host, VCPUS, "")?;
+fn shell(below: Below, kernel: Guest, host: Host) -> Result<()> {
+    let mut emulator = below.boot(kernel, host, VCPUS, "")?;
     below.expect_start(&mut emulator)?;
     emulator.expect(PROMPT)?;
     ensure!(answer(&mut emulator, "nproc")? == "4", "nproc does not say 4");
