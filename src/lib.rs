@@ -23,6 +23,7 @@ pub mod config;
 pub mod console;
 pub mod cpu;
 pub mod device;
+pub mod disk;
 pub mod elf;
 pub mod exit;
 #[cfg(test)]
