@@ -12,10 +12,10 @@ use bunshin::cpu;
 use bunshin::hypervisor::{Hypervisor, Placement};
 use drivers::pins::{self, HeaderSerial};
 use gic::Affinity;
-use gic::host::{Controller, CpuInterface, v2, v3};
+use gic::host::{Controller, CpuInterface, aic, v2, v3};
 use log::{error, info, warn};
 use platform::discover::{
-    self, Console, ConsoleKind, Cpu, InterruptController, InterruptSource, Platform,
+    self, AicVersion, Console, ConsoleKind, Cpu, InterruptController, InterruptSource, Platform,
 };
 use platform::tree::Tree;
 use platform::{PhysicalAddress, Region};
@@ -181,8 +181,25 @@ fn open_controller(platform: &Platform) -> Result<(Controller, u32), String> {
             let distributor = unsafe { v3::Distributor::new(&frames) }.map_err(text)?;
             Ok((Controller::V3(distributor), number(&gic.maintenance)))
         }
-        InterruptController::Aic(_) => {
-            Err("the interrupt controller is an AIC, for which there is no driver".into())
+        InterruptController::Aic(aic) => {
+            let version = match aic.version {
+                AicVersion::V1 => aic::Version::V1,
+                AicVersion::V2 => aic::Version::V2,
+                AicVersion::V3 => {
+                    return Err("the interrupt controller is an AIC of version 3 (M3 and later), \
+                                for which there is no driver"
+                        .into());
+                }
+            };
+            let frames = aic::Frames {
+                version,
+                registers: device(aic.registers)?,
+                size: aic.registers.size() as usize,
+                event: aic.event.map(device).transpose()?,
+            };
+            // SAFETY: as above.
+            let distributor = unsafe { aic::Distributor::new(&frames) }.map_err(text)?;
+            Ok((Controller::Aic(distributor), aic::MAINTENANCE.get()))
         }
     }
 }
@@ -234,7 +251,7 @@ fn start(
         features,
         geometry,
         controller,
-        interrupts: Interrupts::of(platform, maintenance, serial),
+        interrupts: Interrupts::of(platform, &controller, maintenance, serial),
         conduit: conduit(platform),
         watchdog,
         bundle: blob,
@@ -256,7 +273,11 @@ fn start(
         online.len(),
         cpus,
         frames::available() >> 20,
-        if host.is_gicv3() { "GICv3" } else { "GICv2" },
+        match host.controller {
+            Controller::V2(_) => "GICv2",
+            Controller::V3(_) => "GICv3",
+            Controller::Aic(_) => "AIC",
+        },
         u8::from(host.features.e2h)
     );
     info!("hypervisor heap: {} KiB free", heap::free() >> 10);

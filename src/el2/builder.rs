@@ -154,8 +154,9 @@ fn controller(mpidrs: &[u64]) -> Result<Vgic, String> {
         spis: GUEST_SPIS,
         priority_bits: host().priority_bits,
         // QEMU's GICv2 does not look at the input again when a guest deactivates a physical
-        // interrupt through a list register: a timer that is still due would be lost.
-        hardware_deactivation: host().is_gicv3(),
+        // interrupt through a list register: a timer that is still due would be lost. Apple's
+        // list registers do not reach its controller at all.
+        hardware_deactivation: matches!(host().controller, gic::host::Controller::V3(_)),
     })
     .map_err(failed)?;
     for number in 0..mpidrs.len() {

@@ -104,9 +104,9 @@ impl Host {
         (0..cpus).map(|_| Once::new()).collect()
     }
 
-    /// The controller's version is 3.
+    /// Guests have a GICv3: the virtual CPU interface is that of one.
     pub(crate) fn is_gicv3(&self) -> bool {
-        matches!(self.controller, Controller::V3(_))
+        !matches!(self.controller, Controller::V2(_))
     }
 
     /// Says how to reach this CPU.

@@ -1,7 +1,7 @@
 //! Physical interrupts: whose they are, and what follows.
 
 use gic::IntId;
-use gic::host::KICK;
+use gic::host::{Controller, KICK};
 use platform::discover::{Console, InterruptSource, Platform};
 use platform::guest::layout;
 
@@ -39,19 +39,29 @@ pub(crate) enum Outcome {
     Nothing,
 }
 
-/// The INTID of a GIC interrupt.
-fn intid(interrupt: &platform::discover::Interrupt) -> Option<u32> {
-    match interrupt.source {
-        InterruptSource::Gic(intid) => Some(intid.get()),
-        _ => None,
+/// The number of an interrupt that a device has: on Apple's controller, whose inputs are more than
+/// a GIC has, the one that its driver gives it. `None` for a source of FIQ, which has a fixed one.
+fn intid(controller: &Controller, interrupt: &platform::discover::Interrupt) -> Option<u32> {
+    match (interrupt.source, controller) {
+        (InterruptSource::Gic(intid), _) => Some(intid.get()),
+        (InterruptSource::AicIrq { die, number }, Controller::Aic(aic)) => {
+            aic.claim(die, number).map(IntId::get)
+        }
+        (InterruptSource::AicIrq { .. } | InterruptSource::AicFiq { .. }, _) => None,
     }
 }
 
 impl Interrupts {
     /// Reads them off the platform; the architecture's usual numbers where the device tree
-    /// is silent (Arm BSA, B_PPI).
-    pub(crate) fn of(platform: &Platform, maintenance: u32, serial: Option<&Console>) -> Self {
+    /// is silent (Arm BSA, B_PPI), which are also those that the driver of Apple's controller uses.
+    pub(crate) fn of(
+        platform: &Platform,
+        controller: &Controller,
+        maintenance: u32,
+        serial: Option<&Console>,
+    ) -> Self {
         let timer = &platform.timer;
+        let intid = |interrupt: &platform::discover::Interrupt| intid(controller, interrupt);
         let number = |interrupt: &Option<platform::discover::Interrupt>, usual| {
             interrupt.as_ref().and_then(intid).unwrap_or(usual)
         };

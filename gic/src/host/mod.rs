@@ -1,10 +1,11 @@
 //! The physical interrupt controller, driven from EL2.
 //!
 //! [`Controller`] is the part that all CPUs share, [`CpuInterface`] what one CPU has of it, with its list registers.
-//! Both kinds of GIC run with the end of an interrupt split in two (`EOImode` = 1): the hypervisor
+//! [Apple's controller](aic) is driven as if it were a GIC. Both kinds of GIC run with the end of an interrupt split in two (`EOImode` = 1): the hypervisor
 //! [drops the priority](CpuInterface::priority_drop), and [deactivates](CpuInterface::deactivate) either at once or
 //! leaves that to the guest through a linked list register.
 
+pub mod aic;
 mod bank;
 mod gich;
 mod ich;
@@ -100,6 +101,8 @@ pub enum Controller {
     V2(v2::Distributor),
     /// GICv3, or GICv4 as such.
     V3(v3::Distributor),
+    /// Apple's, with the virtual CPU interface of a GICv3.
+    Aic(aic::Distributor),
 }
 
 impl Controller {
@@ -113,6 +116,10 @@ impl Controller {
         match self {
             Self::V2(distributor) => distributor.init(),
             Self::V3(distributor) => distributor.init(boot_cpu),
+            Self::Aic(distributor) => {
+                distributor.init();
+                Ok(())
+            }
         }
     }
 
@@ -126,6 +133,7 @@ impl Controller {
         Ok(match self {
             Self::V2(distributor) => CpuInterface::V2(distributor.init_cpu()?),
             Self::V3(distributor) => CpuInterface::V3(distributor.init_cpu(cpu)?),
+            Self::Aic(distributor) => CpuInterface::Aic(distributor.init_cpu(cpu)),
         })
     }
 
@@ -135,6 +143,7 @@ impl Controller {
         match self {
             Self::V2(distributor) => distributor.interrupts(),
             Self::V3(distributor) => distributor.interrupts(),
+            Self::Aic(distributor) => distributor.interrupts(),
         }
     }
 }
@@ -146,6 +155,8 @@ pub enum CpuInterface {
     V2(v2::Cpu),
     /// GICv3.
     V3(v3::Cpu),
+    /// Apple's.
+    Aic(aic::Cpu),
 }
 
 /// Calls the same method of either version.
@@ -154,6 +165,7 @@ macro_rules! either {
         match $self {
             Self::V2($cpu) => $call,
             Self::V3($cpu) => $call,
+            Self::Aic($cpu) => $call,
         }
     };
 }
