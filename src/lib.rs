@@ -30,6 +30,7 @@ pub mod exit;
 mod fake;
 pub mod hypervisor;
 pub mod memory;
+pub mod network;
 pub mod scheduler;
 pub mod statistics;
 pub mod vcpu;

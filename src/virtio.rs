@@ -13,6 +13,7 @@
 //! interrupt has a lock of its own, taken after the state was released; under
 //! it the line is driven.
 
+pub mod balloon;
 pub mod block;
 pub mod chain;
 pub mod console;
@@ -20,7 +21,9 @@ mod descriptor;
 pub mod device;
 mod interrupt;
 mod mmio;
+pub mod net;
 pub mod queue;
+pub mod rng;
 mod state;
 #[cfg(test)]
 mod testing;

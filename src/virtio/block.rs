@@ -159,7 +159,7 @@ impl VirtioDevice for Block {
         };
         if self.request.is_none() {
             if !queue.pop(memory, &mut self.chain)? {
-                return Ok(Step::Starved);
+                return Ok(Step::Starved(0));
             }
             self.request = Some(Request::parse(&self.chain, memory, &disk)?);
         }

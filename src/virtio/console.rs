@@ -108,7 +108,7 @@ impl Console {
         }
         let Some((queue, memory)) = io.queue(RECEIVE) else { return Ok(Step::Idle) };
         if !queue.pop(memory, &mut self.spare)? {
-            return Ok(Step::Starved);
+            return Ok(Step::Starved(0));
         }
         let (first, second) = self.input.as_slices();
         let mut place = self.spare.writer();
@@ -125,7 +125,7 @@ impl Console {
         let mut place = match self.sending.take() {
             Some(place) => place,
             None if queue.pop(memory, &mut self.chain)? => self.chain.reader(),
-            None => return Ok(Step::Starved),
+            None => return Ok(Step::Starved(0)),
         };
         let Some(mut buffer) = self.buffer.take() else { return Ok(Step::Idle) };
         let length = place.read(&self.chain, memory, &mut buffer);

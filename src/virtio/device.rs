@@ -87,9 +87,9 @@ pub enum Broken {
 /// What a device's step found to do.
 #[derive(Debug)]
 pub enum Step<J> {
-    /// There is work, but no buffer for it: the driver has to notify when it
-    /// adds one.
-    Starved,
+    /// There is work, but for it more chains are needed than this many: the
+    /// driver has to notify when it adds one.
+    Starved(u16),
     /// Buffers are of no use now: no notification is needed.
     Idle,
     /// A step is done that moved this many bytes.

@@ -210,22 +210,23 @@ impl Queue {
         Ok(())
     }
 
-    /// Asks the driver to notify when it adds a chain. True when there is one
-    /// already, of which it may not notify.
+    /// Asks the driver to notify when it adds a chain to the `seen` ones that
+    /// it offers by now. True when it has, of which it may not notify.
     ///
     /// # Errors
     /// [`Broken`] when a ring breaks a rule.
-    pub(super) fn listen(&mut self, memory: &dyn GuestMemory) -> Result<bool, Broken> {
+    pub(super) fn listen(&mut self, memory: &dyn GuestMemory, seen: u16) -> Result<bool, Broken> {
         if self.event_index {
             // 2.7.10: `avail_event` follows the used elements.
-            memory.store_u16(self.used(self.end(USED_ELEMENT))?, self.next_available)?;
+            let event = self.next_available.wrapping_add(seen);
+            memory.store_u16(self.used(self.end(USED_ELEMENT))?, event)?;
         } else if self.quiet {
             self.quiet = false;
             memory.store_u16(self.used(0)?, 0)?;
         }
         // The driver's index is read after the driver can see the request.
         fence(Ordering::SeqCst);
-        Ok(self.offered(memory)? != 0)
+        Ok(self.offered(memory)? > seen)
     }
 
     /// Tells the driver that it need not notify. With an event index nothing

@@ -269,7 +269,7 @@ impl<D: VirtioDevice> State<D> {
         let Some(queue) = self.queues.get_mut(index) else { return Ok(step) };
         match step {
             // A chain came meanwhile, of which the driver need not notify.
-            Step::Starved if queue.listen(memory)? => return Ok(Step::Done(0)),
+            Step::Starved(seen) if queue.listen(memory, seen)? => return Ok(Step::Done(0)),
             Step::Idle => queue.mute(memory)?,
             _ => {}
         }

@@ -117,7 +117,7 @@ pub(crate) struct Ring {
 
 /// A driver with its device.
 pub(crate) struct Guest<D: VirtioDevice> {
-    pub(crate) device: Transport<D>,
+    pub(crate) device: Arc<Transport<D>>,
     pub(crate) memory: Arc<Memory>,
     pub(crate) line: Arc<Line>,
     pub(crate) rings: Vec<Ring>,
@@ -129,7 +129,7 @@ impl<D: VirtioDevice> Guest<D> {
     /// A guest that has not touched its device.
     pub(crate) fn new(device: D) -> Self {
         let (memory, line) = (Memory::new(), Arc::new(Line::default()));
-        let device = Transport::new(device, memory.clone(), line.clone());
+        let device = Arc::new(Transport::new(device, memory.clone(), line.clone()));
         Guest { device, memory, line, rings: Vec::new(), heap: BASE + 0x1_0000 }
     }
 

@@ -84,7 +84,7 @@ impl<D: VirtioDevice> Transport<D> {
                     state = self.state.lock();
                     state.finish(job, epoch, &*self.memory);
                 }
-                Ok(Step::Starved | Step::Idle) => break Progress::Done,
+                Ok(Step::Starved(_) | Step::Idle) => break Progress::Done,
                 Err(broken) => {
                     state.fail(broken);
                     break Progress::Done;
