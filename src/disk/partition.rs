@@ -57,8 +57,7 @@ impl Partition {
             return Err(PartitionError::NoTable);
         }
         let is_gpt = mbr.partitions.iter().any(|record| record.os_indicator == GPT_PROTECTIVE);
-        let (first, sectors) =
-            if is_gpt { gpt(&*disk, number)? } else { primary(&mbr, number)? };
+        let (first, sectors) = if is_gpt { gpt(&*disk, number)? } else { primary(&mbr, number)? };
         let end = first.checked_add(sectors);
         match end {
             Some(end) if first > 0 && sectors > 0 && end <= disk.capacity_sectors() => {

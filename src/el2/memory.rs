@@ -1,6 +1,7 @@
 //! Memory of guests: host memory in naturally aligned pieces.
 
 use alloc::vec::Vec;
+use core::sync::atomic::{AtomicU16, Ordering};
 
 use bunshin::address::GuestAddress;
 use bunshin::memory::{GuestMemory, OutOfMemoryRange};
@@ -155,6 +156,31 @@ impl GuestMemory for Ram {
             done += part;
         })
     }
+
+    fn load_u16(&self, address: GuestAddress) -> Result<u16, OutOfMemoryRange> {
+        let mut value = 0;
+        self.parts(address, 2, |host, part| {
+            if let Some(cell) = cell_u16(host, part) {
+                value = cell.load(Ordering::Relaxed);
+            }
+        })?;
+        Ok(u16::from_le(value))
+    }
+
+    fn store_u16(&self, address: GuestAddress, value: u16) -> Result<(), OutOfMemoryRange> {
+        self.parts(address, 2, |host, part| {
+            if let Some(cell) = cell_u16(host, part) {
+                cell.store(value.to_le(), Ordering::Relaxed);
+            }
+        })
+    }
+}
+
+/// The 2 bytes at `host`, which is a guest's memory; `None` unless they are aligned and all there.
+fn cell_u16<'a>(host: u64, part: u64) -> Option<&'a AtomicU16> {
+    // SAFETY: the pieces of a guest's memory stay mapped while anybody accesses them, and it is
+    // only the guest that may write at the same time.
+    (part == 2 && host.is_multiple_of(2)).then(|| unsafe { AtomicU16::from_ptr(host as *mut u16) })
 }
 
 /// `DCZID_EL0.DZP`: zeroing by cache line is not permitted.

@@ -3,7 +3,7 @@
 
 use alloc::alloc::{Layout, alloc_zeroed, dealloc};
 use alloc::vec::Vec;
-use core::sync::atomic::{AtomicU64, Ordering};
+use core::sync::atomic::{AtomicU16, AtomicU64, Ordering};
 
 use bunshin::address::GuestAddress;
 use bunshin::memory::{GuestMemory, OutOfMemoryRange};
@@ -135,6 +135,31 @@ impl GuestMemory for Ram {
             unsafe { core::ptr::copy_nonoverlapping(source.add(offset), host as *mut u8, size) }
         })
     }
+
+    fn load_u16(&self, address: GuestAddress) -> Result<u16, OutOfMemoryRange> {
+        let mut value = 0;
+        self.for_each(address, 2, |host, _, size| {
+            if let Some(cell) = cell_u16(host, size) {
+                value = cell.load(Ordering::Relaxed);
+            }
+        })?;
+        Ok(u16::from_le(value))
+    }
+
+    fn store_u16(&self, address: GuestAddress, value: u16) -> Result<(), OutOfMemoryRange> {
+        self.for_each(address, 2, |host, _, size| {
+            if let Some(cell) = cell_u16(host, size) {
+                cell.store(value.to_le(), Ordering::Relaxed);
+            }
+        })
+    }
+}
+
+/// The 2 bytes at `host`, which is a guest's memory; `None` unless they are aligned and all there.
+fn cell_u16<'a>(host: u64, size: usize) -> Option<&'a AtomicU16> {
+    // SAFETY: the pieces of a guest's memory stay mapped while anybody accesses them, and it is
+    // only the guest that may write at the same time.
+    (size == 2 && host.is_multiple_of(2)).then(|| unsafe { AtomicU16::from_ptr(host as *mut u16) })
 }
 
 /// Tables live on the heap.
