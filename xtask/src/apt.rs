@@ -229,18 +229,7 @@ impl PrivateApt {
     /// # Errors
     /// When the package can't be read or holds no such file.
     pub fn extract(&self, package: &Path, pattern: &str, target: &Path) -> Result<()> {
-        // `tar -O` of the whole package could match twice; a folder shows what is there.
-        let folder = self.root.join("unpacked");
-        if folder.exists() {
-            fs::remove_dir_all(&folder)?;
-        }
-        fs::create_dir_all(&folder)?;
-        let script = "dpkg-deb --fsys-tarfile \"$1\" | tar -x -C \"$2\" --wildcards \"$3\"";
-        process::output(
-            Command::new("sh").args(["-c", script, "sh"]).arg(package).arg(&folder).arg(pattern),
-        )?;
-        let mut files = Vec::new();
-        collect_files(&folder, &mut files)?;
+        let files = self.unpack(package, &[pattern])?;
         let [file] = &files[..] else {
             bail!("{} holds {} files {pattern}, not one", package.display(), files.len());
         };
@@ -248,10 +237,38 @@ impl PrivateApt {
             fs::create_dir_all(parent)?;
         }
         fs::copy(file, target).with_context(|| format!("can't write {}", target.display()))?;
-        fs::remove_dir_all(&folder)?;
         Ok(())
     }
+
+    /// Unpacks all files of `package` (a `.deb`) that one of `patterns` matches, and returns where
+    /// they are until the next call.
+    ///
+    /// # Errors
+    /// When the package can't be read.
+    pub fn unpack(&self, package: &Path, patterns: &[&str]) -> Result<Vec<PathBuf>> {
+        // `tar -O` of the whole package could match twice; a folder shows what is there.
+        let folder = self.root.join("unpacked");
+        if folder.exists() {
+            fs::remove_dir_all(&folder)?;
+        }
+        fs::create_dir_all(&folder)?;
+        let package_file = package.display().to_string();
+        let mut command = Command::new("sh");
+        command.args(["-c", UNPACK, "sh", &package_file]).arg(&folder).args(patterns);
+        process::output(&mut command)?;
+        let mut files = Vec::new();
+        collect_files(&folder, &mut files)?;
+        files.sort();
+        Ok(files)
+    }
 }
+
+/// Unpacks from package $1 into folder $2 what the patterns behind match. tar fails for a pattern
+/// that matches nothing, which is no fault here; damage is, and dpkg-deb finds it.
+const UNPACK: &str = "package=$1; folder=$2; shift 2
+    dpkg-deb --fsys-tarfile \"$package\" > \"$folder.tar\" || exit 1
+    tar -x -f \"$folder.tar\" -C \"$folder\" --wildcards \"$@\" 2> /dev/null
+    rm \"$folder.tar\"";
 
 fn collect_files(folder: &Path, files: &mut Vec<PathBuf>) -> Result<()> {
     for entry in fs::read_dir(folder)? {

@@ -13,6 +13,7 @@ pub mod image;
 pub mod initramfs;
 pub mod kernel;
 pub mod media;
+pub mod modules;
 pub mod pack;
 pub mod packages;
 pub mod process;

@@ -10,7 +10,7 @@ use clap::Args;
 use crate::apt::{self, BACKPORTS, PrivateApt, RELEASE};
 use crate::arch::Arch;
 use crate::workspace::Workspace;
-use crate::{initramfs, packages, process};
+use crate::{initramfs, modules, packages, process};
 
 /// Options of `cargo xtask setup`.
 #[derive(Debug, Default, Args)]
@@ -146,17 +146,23 @@ fn guests(workspace: &Workspace, options: &Options, arch: Arch) -> Result<()> {
     let Some(initrd) = path(Guest::Initramfs) else { return Ok(()) };
     // The RAM disk changes with this tool, so it is made from busybox each time.
     let busybox = initrd.with_file_name("busybox");
+    let kernels: Vec<_> = [(Guest::Debian61, RELEASE), (Guest::Debian612, BACKPORTS)]
+        .into_iter()
+        .filter_map(|(guest, suite)| Some((suite, path(guest)?)))
+        .map(|(suite, file)| ((suite, file.clone()), file.with_file_name("modules")))
+        .collect();
     let fetched = [Guest::Debian61, Guest::Debian612, Guest::UBoot].into_iter().filter_map(path);
-    let complete = fetched.chain([busybox.clone()]).all(|file| file.is_file());
+    let complete = fetched.chain([busybox.clone()]).all(|file| file.is_file())
+        && kernels.iter().all(|(_, folder)| folder.is_dir());
     if options.refresh || !complete {
         let root = folder.join(format!("apt-{arch}"));
         let apt = PrivateApt::create(&root, &mirror(options)?, arch)?;
         apt.update()?;
-        for (guest, suite) in [(Guest::Debian61, RELEASE), (Guest::Debian612, BACKPORTS)] {
-            if let Some(file) = path(guest) {
-                let package = apt.first_dependency(kernel_package(arch), suite)?;
-                apt.extract(&apt.download(&package)?, "./boot/vmlinuz-*", &file)?;
-            }
+        for ((suite, file), folder) in &kernels {
+            let package = apt.first_dependency(kernel_package(arch), suite)?;
+            let package = apt.download(&package)?;
+            apt.extract(&package, "./boot/vmlinuz-*", file)?;
+            modules::fetch(&apt, &package, folder)?;
         }
         if let Some(file) = path(Guest::UBoot) {
             let package = apt.download("u-boot-qemu")?;
@@ -166,7 +172,11 @@ fn guests(workspace: &Workspace, options: &Options, arch: Arch) -> Result<()> {
         // The packages are a hundred times larger than what is needed of them.
         fs::remove_dir_all(&root)?;
     }
-    let initramfs = initramfs::build(&fs::read(&busybox)?)?;
+    let mut all = Vec::new();
+    for (_, folder) in &kernels {
+        all.extend(modules::read(folder)?);
+    }
+    let initramfs = initramfs::build(&fs::read(&busybox)?, &all)?;
     if fs::read(&initrd).is_ok_and(|old| old == initramfs) {
         return Ok(());
     }
