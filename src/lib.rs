@@ -16,6 +16,7 @@
 extern crate alloc;
 
 pub mod address;
+pub mod assembly;
 pub mod backend;
 pub mod bundle;
 pub mod bus;

@@ -1,5 +1,7 @@
 //! Guest memory as loaders and devices see it: bytes behind bounds checks.
 
+use alloc::sync::Arc;
+
 use crate::address::GuestAddress;
 
 /// Part of the range is not memory of this virtual machine.
@@ -43,5 +45,23 @@ pub trait GuestMemory {
     /// [`OutOfMemoryRange`]; nothing was written then.
     fn store_u16(&self, address: GuestAddress, value: u16) -> Result<(), OutOfMemoryRange> {
         self.write(address, &value.to_le_bytes())
+    }
+}
+
+impl<M: GuestMemory + ?Sized> GuestMemory for Arc<M> {
+    fn read(&self, address: GuestAddress, bytes: &mut [u8]) -> Result<(), OutOfMemoryRange> {
+        (**self).read(address, bytes)
+    }
+
+    fn write(&self, address: GuestAddress, bytes: &[u8]) -> Result<(), OutOfMemoryRange> {
+        (**self).write(address, bytes)
+    }
+
+    fn load_u16(&self, address: GuestAddress) -> Result<u16, OutOfMemoryRange> {
+        (**self).load_u16(address)
+    }
+
+    fn store_u16(&self, address: GuestAddress, value: u16) -> Result<(), OutOfMemoryRange> {
+        (**self).store_u16(address, value)
     }
 }

@@ -7,8 +7,10 @@ use alloc::vec::Vec;
 use core::sync::atomic::AtomicU64;
 
 use bunshin::address::VcpuId;
-use bunshin::bus::{Bus, Space};
+use bunshin::assembly::{self, Resources};
+use bunshin::bus::{Bus, InterruptLine, Space};
 use bunshin::config::VmConfig;
+use bunshin::console::Channel;
 use bunshin::device::clock::WallClock;
 use bunshin::device::flash::ErasedFlash;
 use bunshin::device::pl011::{Pl011, Revision};
@@ -29,6 +31,7 @@ use crate::el2::console::CONSOLE;
 use crate::el2::host::host;
 use crate::el2::machine::{self, Machine, Translation, Wire};
 use crate::el2::memory::Ram;
+use crate::el2::pages::FramePages;
 use crate::el2::registers::read_register;
 use crate::el2::stage2_hardware::{FrameTables, GuestTlb};
 use crate::el2::stolen_time::{self, StolenTimePage};
@@ -89,7 +92,8 @@ pub(crate) fn build(
     );
     let machine = Arc::new(Machine {
         config: config.clone(),
-        ram,
+        ram: Arc::new(ram),
+        virtio_devices: Once::new(),
         translation: TicketMutex::new(translation),
         vgic: SpinMutex::new(vgic),
         id: identification::sanitise(&host.features.id, &policy),
@@ -168,7 +172,7 @@ fn controller(mpidrs: &[u64]) -> Result<Vgic, String> {
     Ok(vgic)
 }
 
-/// The devices of QEMU's `virt` that every guest has.
+/// The devices of QEMU's `virt` that every guest has, and those of its configuration.
 fn devices(machine: &Arc<Machine>) -> Result<Bus, String> {
     let console = CONSOLE.add(&machine.config.name, machine.config.autostart);
     let mut bus = Bus::new();
@@ -191,5 +195,35 @@ fn devices(machine: &Arc<Machine>) -> Result<Bus, String> {
     let clock = Arc::new(Pl031::new(Arc::new(Uptime), wire));
     bus.attach(Space::Memory, layout::RTC.base().get(), layout::RTC.size(), clock)
         .map_err(failed)?;
+    virtio(machine, console, &mut bus)?;
     Ok(bus)
+}
+
+/// The virtio devices of the machine's configuration.
+fn virtio(machine: &Arc<Machine>, console: Channel, bus: &mut Bus) -> Result<(), String> {
+    let port = CONSOLE.port(console);
+    let wires = |slot: u8| -> Arc<dyn InterruptLine> {
+        let wire = Wire::to_spi(layout::FIRST_VIRTIO_SPI.saturating_add(slot.into()));
+        wire.connect(machine);
+        wire
+    };
+    let resources = Resources {
+        memory: machine.ram.clone(),
+        wires: &wires,
+        console: port.clone(),
+        bundle: host().bundle.bytes(),
+        pages: Arc::new(FramePages),
+        disks: &[],
+    };
+    let assembly = assembly::assemble(&machine.config, &resources).map_err(failed)?;
+    port.connect(assembly.console);
+    for (slot, device) in (0u8..).zip(&assembly.devices) {
+        let window = layout::virtio_transport(slot)
+            .ok_or_else(|| format!("more than {} virtio devices", layout::VIRTIO_SLOTS))?;
+        bus.attach(Space::Memory, window.base().get(), assembly::WINDOW, device.clone())
+            .map_err(failed)?;
+    }
+    let count = u8::try_from(assembly.devices.len()).unwrap_or(u8::MAX);
+    machine.virtio_devices.call_once(|| count);
+    Ok(())
 }

@@ -104,6 +104,7 @@ fn device_tree(machine: &Machine, initrd: Option<GuestRange>) -> Result<Vec<u8>,
     let mut kaslr = [0; 8];
     let seeded = entropy::fill(&mut seed) && entropy::fill(&mut kaslr);
     let command_line = config.command_line.as_str();
+    let virtio: Vec<u8> = (0..machine.virtio_devices.get().copied().unwrap_or(0)).collect();
     tree::build(&GuestDescription {
         vcpus: &vcpus,
         cpu_compatible: "arm,armv8",
@@ -114,7 +115,7 @@ fn device_tree(machine: &Machine, initrd: Option<GuestRange>) -> Result<Vec<u8>,
         initrd,
         rng_seed: if seeded { &seed } else { &[] },
         kaslr_seed: seeded.then(|| u64::from_le_bytes(kaslr)),
-        virtio_slots: &[],
+        virtio_slots: &virtio,
         reserved: &[],
     })
     .map_err(error)

@@ -34,7 +34,9 @@ pub(crate) struct Translation {
 /// `translation`, then the host's VMID allocator; `vgic` stands alone.
 pub(crate) struct Machine {
     pub(crate) config: VmConfig,
-    pub(crate) ram: Ram,
+    pub(crate) ram: Arc<Ram>,
+    /// How many virtio devices it has, once they are made.
+    pub(crate) virtio_devices: Once<u8>,
     pub(crate) translation: TicketMutex<Translation>,
     // Not a ticket lock: where host CPUs are threads of an emulator, all would wait for the one
     // whose turn it is while it is not running.

@@ -22,6 +22,7 @@ mod loader;
 mod machine;
 mod memory;
 mod mmu;
+mod pages;
 mod percpu;
 mod registers;
 mod reset;

@@ -37,11 +37,7 @@ pub(crate) struct Images {
 
 impl Images {
     /// The images of `config` in `bundle`, which was checked.
-    pub(crate) fn new(
-        config: &VmConfig,
-        bundle: &'static [u8],
-        virtio: Vec<acpi::VirtioSlot>,
-    ) -> Self {
+    pub(crate) fn new(config: &VmConfig, bundle: &'static [u8]) -> Self {
         let slice = |payload: Payload| {
             bundle.get(payload.offset..).and_then(|rest| rest.get(..payload.size)).unwrap_or(&[])
         };
@@ -51,8 +47,13 @@ impl Images {
             command_line: config.command_line.clone(),
             vcpus: config.vcpus,
             memory: config.memory,
-            virtio,
+            virtio: Vec::new(),
         }
+    }
+
+    /// Tells the guest of its virtio devices.
+    pub(crate) fn describe(&mut self, virtio: Vec<acpi::VirtioSlot>) {
+        self.virtio = virtio;
     }
 
     /// Puts everything into memory, which is zero, and says how the first

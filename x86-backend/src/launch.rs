@@ -1,5 +1,6 @@
 //! From a bundle to running virtual machines.
 
+use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::arch::x86_64::{__cpuid, __cpuid_count};
@@ -27,6 +28,7 @@ use crate::images::Images;
 use crate::ram::Ram;
 use crate::svm::{self, Svm};
 use crate::vcpu::{ADDRESS_BITS, BUS_KHZ, X86Vcpu, timer_clock};
+use crate::virtio;
 use crate::vm::Pc;
 use crate::vmx::{self, Vmx};
 
@@ -124,7 +126,7 @@ fn make_vm<E: Engine>(
     bundle: &'static [u8],
     placement: &mut Placement,
     kind: Kind,
-) -> Result<Made<E>, &'static str> {
+) -> Result<Made<E>, String> {
     let huge = match kind {
         Kind::Npt => __cpuid(0x8000_0001).edx & CPUID_HUGE_PAGES != 0,
         Kind::Ept => vmx::huge_pages(),
@@ -150,12 +152,15 @@ fn make_vm<E: Engine>(
         },
         facts,
     );
-    let images = Images::new(&config, bundle, Vec::new());
+    let images = Images::new(&config, bundle);
     let apics: Vec<_> = (0..config.vcpus).map(X86Vcpu::<E>::local_apic).collect();
     let mailboxes = apics.iter().map(|apic| apic.mailbox().clone()).collect();
     let console = CONSOLE.add(&config.name, config.autostart);
-    let (pc, bus): (Pc, Bus) = Pc::new(&config.name, ram, cpuid, mailboxes, console, images)
-        .map_err(|_| "devices overlap")?;
+    let (mut pc, mut bus): (Pc, Bus) =
+        Pc::new(&config.name, ram, cpuid, mailboxes, console, images)
+            .map_err(|_| "devices overlap")?;
+    let virtio = virtio::attach(&config, bundle, &pc.ram, &pc.ioapic, console, &mut bus)?;
+    pc.images.describe(virtio);
     let pc = Arc::new(pc);
     let handles: Vec<_> = (0..apics.len())
         .map(|id| Arc::new(VcpuHandle::new(VcpuId(id), placement.place(&config.cpus))))

@@ -137,7 +137,7 @@ impl WallClock for VmClock {
 /// The PC of one virtual machine.
 pub(crate) struct Pc {
     pub(crate) name: alloc::string::String,
-    pub(crate) ram: Ram,
+    pub(crate) ram: Arc<Ram>,
     pub(crate) cpuid: Cpuid,
     pub(crate) ioapic: Arc<IoApic>,
     pub(crate) apics: Arc<ApicBus<SharedWaker>>,
@@ -147,7 +147,7 @@ pub(crate) struct Pc {
     external: Arc<ExternalLine>,
     power: Arc<PowerLatch>,
     waker: Arc<Waker>,
-    images: Images,
+    pub(crate) images: Images,
     launch: TicketMutex<Option<InitialState>>,
 }
 
@@ -199,7 +199,7 @@ impl Pc {
 
         let pc = Pc {
             name: name.into(),
-            ram,
+            ram: Arc::new(ram),
             cpuid,
             ioapic,
             apics,
