@@ -6,8 +6,9 @@ use alloc::vec::Vec;
 /// Width of one access.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Width {
+    // The binary logarithm of the length is the value.
     /// 1 byte.
-    Byte,
+    Byte = 0,
     /// 2 bytes.
     Half,
     /// 4 bytes.
@@ -18,23 +19,15 @@ pub enum Width {
 
 impl Width {
     /// Length in bytes: 1, 2, 4 or 8.
+    #[inline]
     pub const fn bytes(self) -> u64 {
-        match self {
-            Width::Byte => 1,
-            Width::Half => 2,
-            Width::Word => 4,
-            Width::Double => 8,
-        }
+        1 << self as u32
     }
 
     /// A value with the bits of this width set.
+    #[inline]
     pub const fn mask(self) -> u64 {
-        match self {
-            Width::Byte => 0xff,
-            Width::Half => 0xffff,
-            Width::Word => 0xffff_ffff,
-            Width::Double => u64::MAX,
-        }
+        u64::MAX >> (u64::BITS - (8 << self as u32))
     }
 
     /// The width of `bytes` bytes; `None` unless that is 1, 2, 4 or 8.
@@ -124,6 +117,26 @@ struct Window {
     device: Arc<dyn Device>,
 }
 
+impl Window {
+    /// The offset of an access that lies inside; `None` for any other.
+    #[inline]
+    fn offset(&self, address: u64, width: Width) -> Option<u64> {
+        let offset = address.wrapping_sub(self.base);
+        let rest = self.size.checked_sub(offset)?;
+        (rest >= width.bytes()).then_some(offset)
+    }
+}
+
+/// The last of the sorted `windows` that does not begin after `address`.
+#[inline(never)]
+fn place(windows: &[Window], address: u64) -> Option<usize> {
+    windows.partition_point(|window| window.base <= address).checked_sub(1)
+}
+
+/// Where somebody's last look-up was, which is often where the next one is.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Near(usize);
+
 /// The devices of one virtual machine. Built before its virtual CPUs run and
 /// constant from then on, so that a look-up takes no lock.
 #[derive(Default)]
@@ -171,15 +184,30 @@ impl Bus {
     /// The device at `address` and the offset in its window; `None` unless
     /// the whole access lies inside one window.
     pub fn find(&self, space: Space, address: u64, width: Width) -> Option<(&dyn Device, u64)> {
+        self.find_near(&mut Near::default(), space, address, width)
+    }
+
+    /// As [`Bus::find`], for a caller that remembers where it was last.
+    #[inline]
+    pub fn find_near(
+        &self,
+        near: &mut Near,
+        space: Space,
+        address: u64,
+        width: Width,
+    ) -> Option<(&dyn Device, u64)> {
         let windows = match space {
             Space::Memory => &self.memory,
             Space::Port => &self.port,
         };
-        let place = windows.partition_point(|w| w.base <= address);
-        let window = windows.get(place.checked_sub(1)?)?;
-        let offset = address.wrapping_sub(window.base);
-        let end = offset.checked_add(width.bytes())?;
-        (end <= window.size).then(|| (&*window.device, offset))
+        if let Some(window) = windows.get(near.0)
+            && let Some(offset) = window.offset(address, width)
+        {
+            return Some((&*window.device, offset));
+        }
+        near.0 = place(windows, address)?;
+        let window = windows.get(near.0)?;
+        window.offset(address, width).map(|offset| (&*window.device, offset))
     }
 
     /// Resets every device.
@@ -232,6 +260,24 @@ mod tests {
                 .map(|(device, offset)| (device.read(offset, width).unwrap(), offset));
             assert_eq!(found, expected, "{address:#x}");
             assert!(bus.find(Space::Port, address, width).is_none());
+        }
+    }
+
+    #[test]
+    fn a_look_up_does_not_depend_on_where_the_last_one_was() {
+        let bus = bus();
+        let addresses = [0x0fff, 0x1000, 0x2ffc, 0x2ffd, 0x3ffc, 0x4000, 0, u64::MAX];
+        for before in addresses {
+            for address in addresses {
+                let mut near = Near::default();
+                let _ = bus.find_near(&mut near, Space::Memory, before, Width::Word);
+                let found = bus.find_near(&mut near, Space::Memory, address, Width::Word);
+                let expected = bus.find(Space::Memory, address, Width::Word);
+                let seen = |answer: Option<(&dyn Device, u64)>| {
+                    answer.map(|(device, offset)| (device.read(offset, Width::Word), offset))
+                };
+                assert_eq!(seen(found), seen(expected), "{address:#x} after {before:#x}");
+            }
         }
     }
 

@@ -11,7 +11,7 @@ use log::{debug, error, warn};
 
 use crate::address::{CpuId, Instant};
 use crate::backend::{Backend, Vcpu};
-use crate::bus::{BusFault, Progress};
+        Exit::Io(access) => (perform_io(slot, access), ExitKind::Io),
 use crate::exit::{Exit, IoAccess, Operation, PowerAnswer, PowerRequest};
 use crate::hypervisor::Hypervisor;
 use crate::scheduler::FairQueue;
@@ -38,6 +38,8 @@ struct Slot<B: Backend> {
     wait: Wait,
     /// Where a power-down suspend resumes.
     resume: Option<(crate::address::GuestAddress, u64)>,
+    /// The device that it accessed last.
+    near: Near,
 }
 
 impl<B: Backend> Slot<B> {
@@ -132,6 +134,7 @@ impl<'h, B: Backend> Cpu<'h, B> {
                 vm: arrival.vm,
                 wait: Wait::Nothing,
                 resume: None,
+                near: Near::default(),
             });
         }
     }
@@ -195,8 +198,7 @@ impl<'h, B: Backend> Cpu<'h, B> {
         }
         loop {
             let Some(slot) = self.slots.get_mut(index) else { return };
-            let exit = slot.vcpu.run();
-            match handle(self.hypervisor, slot, exit) {
+            match run_on(self.hypervisor, slot) {
                 Next::Resume => {}
                 Next::Reconsider => {
                     if self.wants_attention() {
@@ -328,11 +330,23 @@ impl<'h, B: Backend> Cpu<'h, B> {
     }
 }
 
+/// Runs until there is more to do than to answer the guest.
+#[inline]
+fn run_on<B: Backend>(hypervisor: &Hypervisor<B>, slot: &mut Slot<B>) -> Next {
+    loop {
+        let exit = slot.vcpu.run();
+        let next = handle(hypervisor, slot, exit);
+        if next != Next::Resume {
+            return next;
+        }
+    }
+}
+
 /// The core's half of an exit.
 #[inline]
 fn handle<B: Backend>(hypervisor: &Hypervisor<B>, slot: &mut Slot<B>, exit: Exit) -> Next {
     let (next, kind) = match exit {
-        Exit::Io(access) => (perform_io(&slot.vm, &mut slot.vcpu, access), ExitKind::Io),
+        Exit::Io(access) => (perform_io(slot, access), ExitKind::Io),
         Exit::UndecodedIo { address } => {
             debug!("vm \"{}\": access at {address:#x} not decodable", slot.vm.config.name);
             slot.vcpu.fault_access();
@@ -366,8 +380,9 @@ fn handle<B: Backend>(hypervisor: &Hypervisor<B>, slot: &mut Slot<B>, exit: Exit
 
 /// Lets a device answer, or has the access fault.
 #[inline]
-fn perform_io<B: Backend>(vm: &Vm<B>, vcpu: &mut B::Vcpu, access: IoAccess) -> Next {
-    let found = vm.bus.find(access.space, access.address, access.width);
+fn perform_io<B: Backend>(slot: &mut Slot<B>, access: IoAccess) -> Next {
+    let Slot { vm, vcpu, near, .. } = slot;
+    let found = vm.bus.find_near(near, access.space, access.address, access.width);
     let answer = match (found, access.operation) {
         (None, _) => Err(BusFault),
         (Some((device, offset)), Operation::Read) => device.read(offset, access.width),

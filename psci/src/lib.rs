@@ -40,5 +40,5 @@ mod vendor;
 pub use architecture::{Mitigation, Workaround};
 pub use arm_psci::{ErrorCode, Mpidr};
 pub use call::{Call, NOT_SUPPORTED, result, value};
-pub use dispatch::{Features, Response, dispatch};
+pub use dispatch::{Features, Response, dispatch, immediate};
 pub use vendor::{HYPERVISOR_UID, VendorCall};

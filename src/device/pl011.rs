@@ -13,7 +13,7 @@
 use alloc::collections::VecDeque;
 use alloc::sync::Arc;
 
-use spin::mutex::TicketMutex;
+use spin::mutex::SpinMutex;
 
 use super::console::ConsoleSink;
 use super::primecell::{Lane, identification};
@@ -192,7 +192,7 @@ pub struct Pl011 {
     revision: Revision,
     sink: Arc<dyn ConsoleSink>,
     line: Arc<dyn InterruptLine>,
-    state: TicketMutex<State>,
+    state: SpinMutex<State>,
 }
 
 impl Pl011 {
@@ -206,7 +206,7 @@ impl Pl011 {
         line: Arc<dyn InterruptLine>,
     ) -> Self {
         let state = State::new(VecDeque::with_capacity(revision.depth()));
-        Pl011 { revision, sink, line, state: TicketMutex::new(state) }
+        Pl011 { revision, sink, line, state: SpinMutex::new(state) }
     }
 
     /// Whether [`ConsoleInput::receive`] would take a byte now.
@@ -324,6 +324,42 @@ impl Pl011 {
         state.modem = modem;
     }
 
+    /// Takes a received character for the guest.
+    fn read_data(&self) -> u32 {
+        let mut state = self.state.lock();
+        let character = self.pop(&mut state);
+        self.drive(&mut state);
+        let ready = self.take_ready(&mut state);
+        drop(state);
+        if ready {
+            self.sink.ready();
+        }
+        character
+    }
+
+    /// Reads the register at an offset, other than the flags.
+    #[inline(never)]
+    fn read_register(&self, register: u64) -> u32 {
+        if register == offset::DR {
+            return self.read_data();
+        }
+        let state = self.state.lock();
+        match register {
+            offset::RSR_ECR => state.status,
+            offset::ILPR => state.low_power,
+            offset::IBRD => state.baud_integer,
+            offset::FBRD => state.baud_fraction,
+            offset::LCR_H => state.line_control,
+            offset::CR => state.control,
+            offset::IFLS => state.fifo_levels,
+            offset::IMSC => state.mask,
+            offset::RIS => state.raw,
+            offset::MIS => state.raw & state.mask,
+            offset::DMACR => state.dma,
+            other => identification(self.revision.peripheral_id(), other).unwrap_or(0),
+        }
+    }
+
     /// Whether the far end waits for space that there is now; forgets that it waits.
     fn take_ready(&self, state: &mut State) -> bool {
         let ready = state.refused && state.receive.len() < self.depth(state);
@@ -348,31 +384,11 @@ impl ConsoleInput for Pl011 {
 impl Device for Pl011 {
     fn read(&self, offset: u64, width: Width) -> Result<u64, BusFault> {
         let lane = Lane::of(offset, width)?;
-        let mut state = self.state.lock();
-        let value = match lane.register {
-            offset::DR => {
-                let character = self.pop(&mut state);
-                self.drive(&mut state);
-                let ready = self.take_ready(&mut state);
-                drop(state);
-                if ready {
-                    self.sink.ready();
-                }
-                character
-            }
-            offset::RSR_ECR => state.status,
-            offset::FR => self.flags(&state),
-            offset::ILPR => state.low_power,
-            offset::IBRD => state.baud_integer,
-            offset::FBRD => state.baud_fraction,
-            offset::LCR_H => state.line_control,
-            offset::CR => state.control,
-            offset::IFLS => state.fifo_levels,
-            offset::IMSC => state.mask,
-            offset::RIS => state.raw,
-            offset::MIS => state.raw & state.mask,
-            offset::DMACR => state.dma,
-            other => identification(self.revision.peripheral_id(), other).unwrap_or(0),
+        // Drivers poll the flags.
+        let value = if lane.register == offset::FR {
+            self.flags(&self.state.lock())
+        } else {
+            self.read_register(lane.register)
         };
         Ok(lane.extract(value))
     }

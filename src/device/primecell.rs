@@ -26,7 +26,18 @@ impl Lane {
     /// # Errors
     /// [`BusFault`] unless the access lies inside one word of the window: the
     /// peripheral bus has no wider transfer.
+    #[inline(always)]
     pub(super) fn of(offset: u64, width: Width) -> Result<Self, BusFault> {
+        // What drivers do.
+        if width == Width::Word && offset & 3 == 0 && offset < WINDOW {
+            return Ok(Lane { register: offset, shift: 0, mask: u32::MAX });
+        }
+        Self::part(offset, width)
+    }
+
+    /// The register of an access that is no whole word.
+    #[cold]
+    fn part(offset: u64, width: Width) -> Result<Self, BusFault> {
         let mask = u32::try_from(width.mask()).map_err(|_| BusFault)?;
         let byte = offset & 3;
         if offset >= WINDOW || byte.saturating_add(width.bytes()) > 4 {

@@ -25,18 +25,20 @@ const FIPA_SHIFT: u32 = 8;
 /// Offset of an address in its page.
 const PAGE_OFFSET: u64 = 0xfff;
 
-/// The frame of the virtual interrupt controller at a guest address, and the offset in it.
-#[inline]
-fn controller_frame(address: u64, vcpus: usize) -> Option<(Frame, u64)> {
-    let distributor = address.wrapping_sub(layout::GICD.base().get());
-    if distributor < layout::GICD.size() {
-        return Some((Frame::Distributor, distributor));
+/// All frames of the virtual interrupt controller lie in this range.
+const CONTROLLER_BASE: u64 = layout::GICD.base().get();
+const CONTROLLER_BYTES: u64 =
+    layout::GICR.base().get().wrapping_sub(CONTROLLER_BASE).wrapping_add(layout::GICR.size());
+
+/// The frame of the virtual interrupt controller at an offset from [`CONTROLLER_BASE`], and the offset in it.
+#[inline(always)]
+fn controller_frame(offset: u64, vcpus: usize) -> Option<(Frame, u64)> {
+    const REDISTRIBUTORS: u64 = layout::GICR.base().get().wrapping_sub(CONTROLLER_BASE);
+    if offset < layout::GICD.size() {
+        return Some((Frame::Distributor, offset));
     }
-    if !host().is_gicv3() {
-        return None;
-    }
-    let offset = address.wrapping_sub(layout::GICR.base().get());
-    if offset >= layout::GICR.size() {
+    let offset = offset.wrapping_sub(REDISTRIBUTORS);
+    if offset >= layout::GICR.size() || !host().is_gicv3() {
         return None;
     }
     // A power of two: no division.
@@ -47,6 +49,7 @@ fn controller_frame(address: u64, vcpus: usize) -> Option<(Frame, u64)> {
 }
 
 /// An access of the core's width in the interrupt controller's terms.
+#[inline(always)]
 fn controller_width(width: Width) -> gic::vgic::Width {
     match width {
         Width::Byte => gic::vgic::Width::Byte,
@@ -68,37 +71,43 @@ pub(crate) enum ControllerAccess {
 
 impl El2Vcpu {
     /// A data access that stage 2 does not translate.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn data_abort(&mut self, abort: DataAbort) -> Option<Exit> {
-        if abort.is_emulable() && abort.has_intermediate_address() {
-            let address = fault_page() | self.raw_exit().detail & PAGE_OFFSET;
-            let width = match abort.size() {
-                AccessSize::Byte => Width::Byte,
-                AccessSize::Halfword => Width::Half,
-                AccessSize::Word => Width::Word,
-                AccessSize::Doubleword | AccessSize::Quadword => Width::Double,
-            };
-            let completion = Completion {
-                register: abort.register(),
-                width,
-                sign_extend: abort.sign_extend(),
-                wide: abort.is_64bit(),
-                length: 4,
-            };
-            let operation = if abort.is_write() {
-                let value = self.registers.get(abort.register());
-                Operation::Write(self.to_bus(value, width))
-            } else {
-                Operation::Read
-            };
-            return self.access(address, width, operation, completion);
+        if !abort.is_plain() {
+            return self.rare_data_abort(abort);
         }
-        self.rare_data_abort(abort)
+        let address = fault_page() | self.raw_exit().detail & PAGE_OFFSET;
+        self.plain_access(abort, address)
+    }
+
+    /// A load or store that the syndrome describes.
+    #[inline(always)]
+    fn plain_access(&mut self, abort: DataAbort, address: u64) -> Option<Exit> {
+        let width = match abort.size() {
+            AccessSize::Byte => Width::Byte,
+            AccessSize::Halfword => Width::Half,
+            AccessSize::Word => Width::Word,
+            AccessSize::Doubleword | AccessSize::Quadword => Width::Double,
+        };
+        let completion = Completion {
+            register: abort.register(),
+            width,
+            sign_extend: abort.sign_extend(),
+            wide: abort.is_64bit(),
+            length: 4,
+        };
+        let operation = if abort.is_write() {
+            let value = self.registers.get(abort.register());
+            Operation::Write(self.to_bus(value, width))
+        } else {
+            Operation::Read
+        };
+        self.access(address, width, operation, completion)
     }
 
     /// One access to an address that is not memory: the interrupt controller answers here,
     /// all other devices through the core.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn access(
         &mut self,
         address: u64,
@@ -106,7 +115,13 @@ impl El2Vcpu {
         operation: Operation,
         completion: Completion,
     ) -> Option<Exit> {
-        match self.controller_access(address, width, operation) {
+        let offset = address.wrapping_sub(CONTROLLER_BASE);
+        let answer = if offset < CONTROLLER_BYTES {
+            self.controller_access(offset, width, operation)
+        } else {
+            ControllerAccess::Elsewhere
+        };
+        match answer {
             ControllerAccess::Elsewhere => Some(Exit::Io(IoAccess {
                 space: Space::Memory,
                 address,
@@ -122,27 +137,39 @@ impl El2Vcpu {
         }
     }
 
-    #[inline]
+    /// An access at `offset` from [`CONTROLLER_BASE`].
+    #[inline(always)]
     fn controller_access(
         &mut self,
-        address: u64,
+        offset: u64,
         width: Width,
         operation: Operation,
     ) -> ControllerAccess {
         let vcpus = self.machine.mpidrs.len();
-        let Some((frame, offset)) = controller_frame(address, vcpus) else {
+        let Some((frame, offset)) = controller_frame(offset, vcpus) else {
             return ControllerAccess::Elsewhere;
         };
         self.handle().exits.count(ExitKind::InterruptController);
-        self.resample_private_lines();
         let (index, width) = (self.index, controller_width(width));
+        let mut vgic = self.machine.vgic.lock();
+        if vgic.has_physical_active(index) {
+            drop(vgic);
+            self.resample_private_lines();
+            vgic = self.machine.vgic.lock();
+        }
         match operation {
             Operation::Write(value) => {
-                self.change_interrupts(|vgic| ((), vgic.write(frame, index, offset, width, value)));
+                let mut effects = vgic.write(frame, index, offset, width, value);
+                if vgic.needs_update(index) {
+                    effects.merge(vgic.fill(index, &mut *percpu::this().interface()));
+                }
+                drop(vgic);
+                self.machine.kick(effects.others(index));
                 ControllerAccess::Done(0)
             }
             Operation::Read => {
-                let answer = self.machine.vgic.lock().read(frame, index, offset, width);
+                let answer = vgic.read(frame, index, offset, width);
+                drop(vgic);
                 match answer {
                     gic::vgic::Read::Value(value) => ControllerAccess::Done(value),
                     gic::vgic::Read::Retry(holders) => {
@@ -155,6 +182,7 @@ impl El2Vcpu {
 
     /// Takes back private interrupts whose line has fallen since they came: the guest has
     /// silenced its timer without an exit, and may now look whether that had its effect.
+    #[cold]
     pub(crate) fn resample_private_lines(&mut self) {
         for (line, _) in self.private_lines() {
             if self.machine.vgic.lock().is_physical_active(line) && !line_is_high(line) {
@@ -192,7 +220,7 @@ impl El2Vcpu {
 
     /// Finishes an access: the value to its register, and past the instruction unless more of
     /// its accesses follow.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn finish_access(&mut self, completion: Completion, value: u64) {
         if self.emulation.is_some() {
             return self.finish_emulated_access(completion, value);
@@ -208,24 +236,39 @@ impl El2Vcpu {
     }
 
     /// Whether the access of the last exit was a store.
-    #[inline]
+    #[inline(always)]
     fn last_was_write(&self) -> bool {
         traps::syndrome::Syndrome::new(self.raw_exit().cause).data_abort().is_write()
     }
 
     /// A register's value in the order of bytes on the bus, and back.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn to_bus(&self, value: u64, width: Width) -> u64 {
         let state = ProgramState::new(self.registers.pstate);
-        let sctlr = read_aliased!(host().features.e2h, "c1_c0_0");
-        let big_endian = state.is_big_endian(sctlr);
+        let sctlr = read_aliased!(self.e2h, "c1_c0_0");
+        if state.may_be_big_endian(sctlr) {
+            self.swapped_to_bus(value, width)
+        } else {
+            value & width.mask()
+        }
+    }
+
+    /// The same where a big-endian guest is possible.
+    #[cold]
+    fn swapped_to_bus(&self, value: u64, width: Width) -> u64 {
+        let state = ProgramState::new(self.registers.pstate);
+        let sctlr = read_aliased!(self.e2h, "c1_c0_0");
         let size = access_size(width);
-        register_file::to_memory_order(value, size, big_endian) & width.mask()
+        register_file::to_memory_order(value, size, state.is_big_endian(sctlr)) & width.mask()
     }
 
     /// Aborts other than plain loads and stores to device space.
     #[cold]
     fn rare_data_abort(&mut self, abort: DataAbort) -> Option<Exit> {
+        if abort.is_emulable() && abort.has_intermediate_address() {
+            let address = fault_page() | self.raw_exit().detail & PAGE_OFFSET;
+            return self.plain_access(abort, address);
+        }
         // Cache maintenance by address on a device does nothing.
         if abort.cache_maintenance() && !abort.on_stage1_walk() {
             self.skip(abort.syndrome().instruction_length());

@@ -15,8 +15,18 @@ use crate::el2::vcpu::El2Vcpu;
 
 impl El2Vcpu {
     /// Answers a call whose registers are the guest's X0 to X3.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn call(&mut self) -> Option<Exit> {
+        let [function, ..] = self.registers.x;
+        let Some(x0) = psci::immediate(function as u32) else { return self.served_call() };
+        self.return_values(psci::value(x0));
+        self.handle().exits.count(ExitKind::Hypercall);
+        None
+    }
+
+    /// A call of a service that is offered.
+    #[inline(never)]
+    fn served_call(&mut self) -> Option<Exit> {
         let exit = self.answer_call();
         if exit.is_none() {
             // What goes to the core is counted there.
@@ -25,7 +35,6 @@ impl El2Vcpu {
         exit
     }
 
-    #[inline]
     fn answer_call(&mut self) -> Option<Exit> {
         let [x0, x1, x2, x3, ..] = self.registers.x;
         let features = Features {

@@ -23,6 +23,8 @@ pub(crate) struct Interrupts {
     pub(crate) maintenance: u32,
     /// Console.
     pub(crate) console: Option<u32>,
+    /// The guest's number for each private interrupt that belongs to the guest, by the physical number; 0 for the others.
+    guest_numbers: [u8; IntId::PRIVATE as usize],
 }
 
 /// What a physical interrupt means to the virtual CPU that is loaded.
@@ -65,14 +67,21 @@ impl Interrupts {
         let number = |interrupt: &Option<platform::discover::Interrupt>, usual| {
             interrupt.as_ref().and_then(intid).unwrap_or(usual)
         };
-        Interrupts {
+        let mut interrupts = Interrupts {
             virtual_timer: number(&timer.virtual_timer, 27),
             physical_timer: number(&timer.physical, 30),
             hypervisor_timer: number(&timer.hypervisor_physical, 26),
             pmu: platform.pmu.iter().filter_map(intid).find(|number| *number < IntId::PRIVATE),
             maintenance,
             console: serial.and_then(|serial| serial.interrupt.as_ref()).and_then(intid),
+            guest_numbers: [0; IntId::PRIVATE as usize],
+        };
+        for (guest, physical) in interrupts.guest_private() {
+            if let Some(slot) = interrupts.guest_numbers.get_mut(physical as usize) {
+                *slot = guest as u8;
+            }
         }
+        interrupts
     }
 
     /// Private interrupts that belong to the guest: the guest's number and the physical one.
@@ -115,10 +124,10 @@ impl Interrupts {
         let Some(interrupt) = interface.acknowledge() else { return Outcome::Nothing };
         let number = interrupt.intid();
         interface.priority_drop(interrupt);
-        if let Some((virtual_number, _)) =
-            self.guest_private().find(|(_, physical)| *physical == number.get())
+        if let Some(guest) = self.guest_numbers.get(number.get() as usize)
+            && *guest != 0
         {
-            return Outcome::Private(IntId::new(virtual_number));
+            return Outcome::Private(IntId::new((*guest).into()));
         }
         if number.get() == self.maintenance {
             interface.deactivate(interrupt);

@@ -3,6 +3,7 @@
 
 use alloc::boxed::Box;
 use alloc::sync::Arc;
+use core::arch::asm;
 use core::fmt;
 use core::sync::atomic::Ordering;
 
@@ -25,9 +26,30 @@ use crate::el2::percpu;
 use crate::el2::registers::{read_register, synchronize, write_register};
 use crate::el2::traps_control::TrapControls;
 
-unsafe extern "C" {
-    /// See `switch.S`: runs the guest, gives the vector of its exit.
-    fn enter_guest(registers: *mut Registers) -> u64;
+/// Runs the guest until it exits and gives the vector of its exit; see `switch.S`.
+///
+/// # Safety
+/// The registers are those of the virtual CPU whose state is loaded on this CPU, and its stage 2 keeps the guest from
+/// all memory of ours.
+#[inline(always)]
+unsafe fn enter_guest(registers: *mut Registers) -> u64 {
+    let vector;
+    // SAFETY: the block keeps the stack and says which registers it changes: all that it may name. What the guest does
+    // meanwhile is the caller's promise.
+    unsafe {
+        asm!(
+            "bl enter_guest",
+            inlateout("x0") registers => vector,
+            lateout("x1") _, lateout("x2") _, lateout("x3") _, lateout("x4") _, lateout("x5") _,
+            lateout("x6") _, lateout("x7") _, lateout("x8") _, lateout("x9") _, lateout("x10") _,
+            lateout("x11") _, lateout("x12") _, lateout("x13") _, lateout("x14") _,
+            lateout("x15") _, lateout("x16") _, lateout("x17") _, lateout("x18") _,
+            lateout("x20") _, lateout("x21") _, lateout("x22") _, lateout("x23") _,
+            lateout("x24") _, lateout("x25") _, lateout("x26") _, lateout("x27") _,
+            lateout("x28") _, lateout("x30") _,
+        );
+    }
+    vector
 }
 
 /// Vectors of exits from AArch64 guests; those from AArch32 follow 4 later.
@@ -47,6 +69,8 @@ pub(crate) struct El2Vcpu {
     controller: gic::host::CpuInterfaceState,
     pub(crate) controls: TrapControls,
     loaded: bool,
+    /// `HCR_EL2.E2H` of this machine: the guest's registers have their second names.
+    pub(crate) e2h: bool,
     raw: RawExit,
     /// Since when this virtual CPU has been able to run without running, for stolen time.
     stolen_since: Option<u64>,
@@ -68,6 +92,7 @@ impl El2Vcpu {
             controls: TrapControls::new(&host().features),
             machine,
             loaded: false,
+            e2h: host().features.e2h,
             raw: RawExit::default(),
             stolen_since: None,
             waits: false,
@@ -92,6 +117,7 @@ impl El2Vcpu {
     }
 
     /// Says why the guest left, for reports.
+    #[inline(always)]
     fn note(&mut self, syndrome: u64) {
         self.raw = RawExit {
             cause: syndrome,
@@ -101,7 +127,7 @@ impl El2Vcpu {
     }
 
     /// Moves past the instruction that exited.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn skip(&mut self, length: u64) {
         let state = ProgramState::new(self.registers.pstate);
         let (pc, state) = state.skip_instruction(self.registers.pc, length);
@@ -110,7 +136,7 @@ impl El2Vcpu {
     }
 
     /// A synchronous exception of the guest; `None` when it can go on.
-    #[inline]
+    #[inline(always)]
     fn synchronous(&mut self) -> Option<Exit> {
         let esr = read_register!("esr_el2");
         let syndrome = Syndrome::new(esr);
@@ -274,7 +300,10 @@ impl backend::Vcpu for El2Vcpu {
             return exit;
         }
         loop {
-            if percpu::this().reconsider.take() {
+            let reconsider = &percpu::this().reconsider;
+            if reconsider.get() {
+                reconsider.set(false);
+                self.waits = false;
                 return Exit::HostInterrupt;
             }
             if self.handle.take_wake() {
@@ -289,8 +318,6 @@ impl backend::Vcpu for El2Vcpu {
                 SERROR => self.system_error(),
                 _ => self.physical_interrupt(),
             };
-            let exit =
-                exit.or_else(|| percpu::this().reconsider.take().then_some(Exit::HostInterrupt));
             if let Some(exit) = exit {
                 self.waits = matches!(
                     exit,
@@ -304,6 +331,7 @@ impl backend::Vcpu for El2Vcpu {
         }
     }
 
+    #[inline(always)]
     fn complete(&mut self, completion: Completion, value: u64) {
         self.finish_access(completion, value);
     }

@@ -87,6 +87,13 @@ impl Vgic {
             .unwrap_or(false)
     }
 
+    /// Whether [`is_physical_active`](Self::is_physical_active) for any private interrupt of `vcpu`.
+    #[inline(always)]
+    #[must_use]
+    pub fn has_physical_active(&self, vcpu: VcpuIndex) -> bool {
+        self.cpus.get(vcpu.get()).is_some_and(|cpu| cpu.private.busy != 0)
+    }
+
     /// Whether the guest has enabled the interrupt of `line`.
     #[must_use]
     pub fn is_enabled(&self, line: Line) -> bool {

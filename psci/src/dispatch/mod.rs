@@ -50,19 +50,27 @@ const PSCI: core::ops::RangeInclusive<u32> = 0x8400_0000..=0x8400_001f;
 /// Unknown function.
 const UNKNOWN: Response = Response::Return(value(NOT_SUPPORTED));
 
-/// Answers `call`, or says what it asks for.
-///
-/// `PSCI_VERSION` and identifiers that no service here owns cost a few instructions in the caller.
+/// X0 for a call that needs no more than its function identifier: `PSCI_VERSION`, and functions of services that nobody
+/// offers here. A few instructions in the caller.
 #[inline]
 #[must_use]
-pub fn dispatch(call: &Call, features: &Features) -> Response {
+pub const fn immediate(function: u32) -> Option<u64> {
     const PSCI_VERSION: u32 = FunctionId::PsciVersion as u32;
-    if call.function == PSCI_VERSION {
-        Response::Return(value(power::VERSION))
-    } else if is_served(call.function) {
-        serve(call, features)
+    if function == PSCI_VERSION {
+        Some(power::VERSION)
+    } else if is_served(function) {
+        None
     } else {
-        UNKNOWN
+        Some(NOT_SUPPORTED)
+    }
+}
+
+/// Answers `call`, or says what it asks for.
+#[must_use]
+pub fn dispatch(call: &Call, features: &Features) -> Response {
+    match immediate(call.function) {
+        Some(x0) => Response::Return(value(x0)),
+        None => serve(call, features),
     }
 }
 
@@ -78,7 +86,6 @@ const fn is_served(function: u32) -> bool {
 }
 
 /// Answers a call of one of the services.
-#[inline(never)]
 fn serve(call: &Call, features: &Features) -> Response {
     /// Chooses the convention.
     const WIDE: u32 = 1 << 30;

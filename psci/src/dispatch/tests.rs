@@ -46,6 +46,23 @@ fn at(address: u64, context: u64) -> EntryPoint {
 }
 
 #[test]
+fn what_needs_no_arguments_is_answered_at_once() {
+    let unknown = Some(u64::MAX);
+    let table = [
+        (0x8400_0000, Some(0x1_0003)), // PSCI_VERSION
+        (0x8400_0001, None),           // CPU_SUSPEND
+        (0x8000_0000, None),           // SMCCC_VERSION
+        (0x8600_ff01, None),           // vendor-specific hypervisor service
+        (0x8300_0099, unknown),        // OEM service
+        (0x0400_0000, unknown),        // a yielding call
+        (0x84ff_0000, unknown),        // bits 23 to 16 must be zero
+    ];
+    for (function, expected) in table {
+        assert_eq!(immediate(function), expected, "{function:#x}");
+    }
+}
+
+#[test]
 fn versions_and_constants() {
     let table = [
         (0x8000_0000, returns(0x1_0002)), // SMCCC 1.2

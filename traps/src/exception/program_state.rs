@@ -99,6 +99,16 @@ impl ProgramState {
         }
     }
 
+    /// Whether data accesses can be big-endian at all, given the guest's `SCTLR_EL1`; if not, they are not. One
+    /// comparison, for the hot path.
+    #[inline]
+    #[must_use]
+    pub const fn may_be_big_endian(self, sctlr_el1: u64) -> bool {
+        /// `SCTLR_EL1.E0E` and `SCTLR_EL1.EE`.
+        const ENDIANNESS: u64 = 1 << 24 | 1 << 25;
+        (sctlr_el1 & ENDIANNESS) | (self.0 & Self::AARCH32) != 0
+    }
+
     /// The state of the IT block of T32, `ITSTATE`; zero outside one.
     const fn it_state(self) -> u8 {
         ((field::<10, 6>(self.0) << 2) | field::<25, 2>(self.0)) as u8
@@ -264,5 +274,11 @@ mod tests {
         assert!(!ProgramState::new(ProgramState::EL1H).is_big_endian(e0e));
         assert!(ProgramState::new(USER32 | 1 << 9).is_big_endian(0));
         assert!(!ProgramState::new(USER32).is_big_endian(e0e | ee));
+        for state in [0b0000, 0b0100, 0b0101, USER32, USER32 | 1 << 9].map(ProgramState::new) {
+            for sctlr in [0, e0e, ee, e0e | ee] {
+                assert!(state.may_be_big_endian(sctlr) || !state.is_big_endian(sctlr));
+            }
+        }
+        assert!(!ProgramState::new(ProgramState::EL1H).may_be_big_endian(0));
     }
 }

@@ -352,6 +352,18 @@ impl DataAbort {
         self.status().has_intermediate_address(self.on_stage1_walk())
     }
 
+    /// Whether this is a plain access to an address where nothing is mapped, and syndrome, `FAR_EL2` and `HPFAR_EL2`
+    /// are enough to emulate it: a translation fault (levels 0 to 3) of a load or store with a valid syndrome and
+    /// address, not on a walk. One comparison, for the hot path.
+    #[inline]
+    #[must_use]
+    pub const fn is_plain(self) -> bool {
+        /// `ISV`, `FnV`, `CM`, `S1PTW`, and `DFSC` without the level.
+        const MASK: u64 = 1 << 24 | 1 << 10 | 1 << 8 | 1 << 7 | 0b11_1100;
+        const TRANSLATION: u64 = 0b00_0100;
+        self.0.bits() & MASK == 1 << 24 | TRANSLATION
+    }
+
     /// Whether the syndrome is enough to emulate the access: a load or store with a valid syndrome and address, not a
     /// walk.
     #[inline]
@@ -451,6 +463,20 @@ mod tests {
         assert_eq!(abort.status().kind(), FaultKind::Translation);
         assert_eq!(abort.status().level(), Some(1));
         assert!(abort.has_intermediate_address());
+    }
+
+    #[test]
+    fn a_plain_access_is_a_translation_fault_of_a_load_or_store_that_the_syndrome_describes() {
+        let of = |iss| Syndrome::of(ExceptionClass::DATA_ABORT_LOWER, iss).data_abort();
+        for iss in 0..1 << 11 {
+            for valid in [0, 1 << 24] {
+                let abort = of(iss | valid);
+                let expected = abort.is_emulable()
+                    && abort.status().kind() == FaultKind::Translation
+                    && abort.status().level().is_some_and(|level| level >= 0);
+                assert_eq!(abort.is_plain(), expected, "{iss:#x} {valid:#x}");
+            }
+        }
     }
 
     #[test]
