@@ -11,7 +11,7 @@ use log::{debug, error, warn};
 
 use crate::address::{CpuId, Instant};
 use crate::backend::{Backend, Vcpu};
-        Exit::Io(access) => (perform_io(slot, access), ExitKind::Io),
+use crate::bus::{BusFault, Near, Progress};
 use crate::exit::{Exit, IoAccess, Operation, PowerAnswer, PowerRequest};
 use crate::hypervisor::Hypervisor;
 use crate::scheduler::FairQueue;
