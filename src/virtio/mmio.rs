@@ -183,3 +183,6 @@ impl<D: VirtioDevice> Device for Transport<D> {
         self.change(State::reset);
     }
 }
+
+#[cfg(test)]
+mod tests;

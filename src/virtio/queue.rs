@@ -265,3 +265,6 @@ impl Queue {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

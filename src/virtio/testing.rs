@@ -4,12 +4,16 @@
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 
+use core::convert::Infallible;
+
 use alloc::sync::Arc;
+use virtio_spec::Id;
 
 use crate::address::GuestAddress;
 use crate::bus::{Device, InterruptLine, Progress, Width};
 use crate::memory::{GuestMemory, OutOfMemoryRange};
-use crate::virtio::device::VirtioDevice;
+use crate::virtio::chain::Chain;
+use crate::virtio::device::{Broken, Features, Io, Step, VirtioDevice, copy_config};
 use crate::virtio::transport::Transport;
 
 /// Where the guest's memory starts.
@@ -99,9 +103,10 @@ pub(crate) const INDIRECT: u16 = 4;
 
 pub(crate) const VERSION_1: u64 = 1 << 32;
 pub(crate) const EVENT_IDX: u64 = 1 << 29;
+pub(crate) const RING_RESET: u64 = 1 << 40;
 pub(crate) const INDIRECT_DESC: u64 = 1 << 28;
 
-/// Number of descriptors in the driver's queues.
+/// Number of descriptors in the driver's queues, unless the device has fewer.
 pub(crate) const QUEUE: u16 = 16;
 
 /// The driver's side of one queue.
@@ -109,6 +114,8 @@ pub(crate) struct Ring {
     pub(crate) descriptors: u64,
     pub(crate) available: u64,
     pub(crate) used: u64,
+    /// Number of descriptors.
+    size: u16,
     next_available: u16,
     next_used: u16,
     /// Next descriptor to write; chains are short-lived, so there is no free list.
@@ -188,19 +195,21 @@ impl<D: VirtioDevice> Guest<D> {
 
     /// Lays out queue `index` and enables it.
     pub(crate) fn add_queue(&mut self, index: u32) {
+        self.write(0x30, index);
+        let size = QUEUE.min(self.read(0x34) as u16);
         let base = BASE + 0x2000 * u64::from(index);
         let ring = Ring {
             descriptors: base,
             available: base + 0x1000,
             used: base + 0x1800,
+            size,
             next_available: 0,
             next_used: 0,
             free: 0,
         };
         self.memory.put(base, &[0; 0x2000]);
-        self.write(0x30, index);
         assert_eq!(self.read(0x44), 0, "the queue is in use");
-        self.write(0x38, QUEUE.into());
+        self.write(0x38, size.into());
         for (low, address) in [(0x80, ring.descriptors), (0x90, ring.available), (0xa0, ring.used)]
         {
             self.write(low, address as u32);
@@ -238,7 +247,7 @@ impl<D: VirtioDevice> Guest<D> {
     /// Offers the chain that starts at descriptor `head`.
     pub(crate) fn offer(&mut self, queue: usize, head: u16) {
         let ring = &mut self.rings[queue];
-        let place = ring.available + 4 + 2 * u64::from(ring.next_available % QUEUE);
+        let place = ring.available + 4 + 2 * u64::from(ring.next_available % ring.size);
         self.memory.put(place, &head.to_le_bytes());
         ring.next_available = ring.next_available.wrapping_add(1);
         self.memory.put(ring.available + 2, &ring.next_available.to_le_bytes());
@@ -249,7 +258,7 @@ impl<D: VirtioDevice> Guest<D> {
         let head = self.rings[queue].free;
         for (number, (address, length, writable)) in buffers.iter().enumerate() {
             let index = self.rings[queue].free;
-            let next = (index + 1) % QUEUE;
+            let next = (index + 1) % self.rings[queue].size;
             let more = if number + 1 < buffers.len() { NEXT } else { 0 };
             let flags = more | if *writable { WRITE } else { 0 };
             self.descriptor(queue, index, (*address, *length, flags, next));
@@ -257,6 +266,13 @@ impl<D: VirtioDevice> Guest<D> {
         }
         self.offer(queue, head);
         head
+    }
+
+    /// Asks for an interrupt with the next used buffer, by event index.
+    pub(crate) fn listen(&self, queue: usize) {
+        let ring = &self.rings[queue];
+        let used_event = ring.available + 4 + 2 * u64::from(ring.size);
+        self.memory.put(used_event, &ring.next_used.to_le_bytes());
     }
 
     pub(crate) fn notify(&self, queue: usize) -> usize {
@@ -269,7 +285,7 @@ impl<D: VirtioDevice> Guest<D> {
         if self.memory.u16(ring.used + 2) == ring.next_used {
             return None;
         }
-        let place = ring.used + 4 + 8 * u64::from(ring.next_used % QUEUE);
+        let place = ring.used + 4 + 8 * u64::from(ring.next_used % ring.size);
         ring.next_used = ring.next_used.wrapping_add(1);
         Some((self.memory.u32(place) as u16, self.memory.u32(place + 4)))
     }
@@ -292,4 +308,98 @@ pub(crate) fn put_descriptor(
     memory.put(address + 8, &length.to_le_bytes());
     memory.put(address + 12, &flags.to_le_bytes());
     memory.put(address + 14, &next.to_le_bytes());
+}
+
+/// A device that reads all it is given on queue 0 and answers every chain with
+/// [`PATTERN`] in all that it may write.
+#[derive(Default)]
+pub(crate) struct Echo {
+    /// What it read, by chain.
+    pub(crate) seen: Arc<Mutex<Vec<Vec<u8>>>>,
+    chain: Chain,
+    config: [u8; 4],
+}
+
+pub(crate) const PATTERN: u8 = 0xe7;
+
+impl VirtioDevice for Echo {
+    type Job = Infallible;
+
+    fn id(&self) -> Id {
+        Id::Unknown(42)
+    }
+
+    fn features(&self) -> Features {
+        Features(1 << 3)
+    }
+
+    fn queue_sizes(&self) -> &[u16] {
+        &[QUEUE, 4]
+    }
+
+    fn read_config(&self, offset: usize, bytes: &mut [u8]) {
+        copy_config(&self.config, offset, bytes);
+    }
+
+    fn write_config(&mut self, offset: usize, bytes: &[u8], _: Features) {
+        if let Some(part) = self.config.get_mut(offset..offset + bytes.len()) {
+            part.copy_from_slice(bytes);
+        }
+    }
+
+    fn step(&mut self, queue: usize, io: &mut Io<'_>) -> Result<Step<Infallible>, Broken> {
+        let Some((queue, memory)) = io.queue(queue) else { return Ok(Step::Idle) };
+        if !queue.pop(memory, &mut self.chain)? {
+            return Ok(Step::Starved(0));
+        }
+        let (mut bytes, mut place, mut piece) = (Vec::new(), self.chain.reader(), [0; 4096]);
+        loop {
+            match place.read(&self.chain, memory, &mut piece)? {
+                0 => break,
+                length => bytes.extend(&piece[..length]),
+            }
+        }
+        self.seen.lock().unwrap().push(bytes);
+        let length = self.chain.writable_bytes();
+        let mut place = self.chain.writer();
+        while place.write(&self.chain, memory, &[PATTERN; 4096])? != 0 {}
+        queue.push(memory, &self.chain, length)?;
+        Ok(Step::Done(length as usize))
+    }
+
+    fn finish(&mut self, job: Infallible, _: &mut Io<'_>) -> Result<(), Broken> {
+        match job {}
+    }
+
+    fn abandon(&mut self, job: Infallible) {
+        match job {}
+    }
+
+    fn reset_queue(&mut self, _: usize) {}
+
+    fn reset(&mut self) {
+        self.config = [0; 4];
+    }
+}
+
+impl Transport<Echo> {
+    /// Changes the configuration as a device does by itself.
+    pub(crate) fn set_config(&self, config: [u8; 4]) {
+        self.with(|echo, io| {
+            echo.config = config;
+            io.change_config();
+            Ok(())
+        });
+    }
+}
+
+impl<D: VirtioDevice> Guest<D> {
+    /// Offers the indirect table of `bytes` bytes at `table`. Returns its head.
+    pub(crate) fn add_indirect(&mut self, queue: usize, table: u64, bytes: u32) -> u16 {
+        let head = self.rings[queue].free;
+        self.descriptor(queue, head, (table, bytes, INDIRECT, 0));
+        self.rings[queue].free = (head + 1) % self.rings[queue].size;
+        self.offer(queue, head);
+        head
+    }
 }
