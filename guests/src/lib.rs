@@ -13,17 +13,21 @@ pub mod tap;
 pub mod aarch64;
 #[cfg(all(target_os = "none", target_arch = "aarch64"))]
 use aarch64 as machine;
+#[cfg(all(target_os = "none", target_arch = "x86_64"))]
+pub mod x86_64;
+#[cfg(all(target_os = "none", target_arch = "x86_64"))]
+use x86_64 as machine;
 
 /// Prints one line on the console. The whole line appears unbroken, whatever
 /// other CPUs print.
-#[cfg(all(target_os = "none", target_arch = "aarch64"))]
+#[cfg(target_os = "none")]
 #[macro_export]
 macro_rules! println {
     ($($argument:tt)*) => { $crate::print_line(::core::format_args!($($argument)*)) };
 }
 
 /// Prints one line; see [`println!`].
-#[cfg(all(target_os = "none", target_arch = "aarch64"))]
+#[cfg(target_os = "none")]
 pub fn print_line(line: core::fmt::Arguments<'_>) {
     machine::console::print_line(line);
 }

@@ -53,7 +53,7 @@ macro_rules! check_eq {
 
 /// Runs every test, `before` ahead of each, and prints plan and results.
 /// Returns how many failed.
-#[cfg(all(target_os = "none", target_arch = "aarch64"))]
+#[cfg(target_os = "none")]
 pub fn run(tests: &[Test], before: fn()) -> usize {
     crate::println!("TAP version 13");
     crate::println!("1..{}", tests.len());
