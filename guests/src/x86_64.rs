@@ -13,7 +13,7 @@ pub mod smp;
 mod start;
 pub mod time;
 
-use crate::tap::{self, Test};
+use crate::tap::{self, Stop, Test, Verdict};
 
 /// Brings the machine of the test back to a known state before each test.
 pub fn quiesce() {
@@ -27,6 +27,17 @@ pub fn quiesce() {
 pub fn run(tests: &[Test]) -> ! {
     tap::run(tests, quiesce);
     power::off()
+}
+
+/// Skips a test that judges how a hypervisor behaves, not what the architecture promises.
+///
+/// # Errors
+/// [`Stop::Skip`] on the bare machine.
+pub fn needs_hypervisor() -> Verdict {
+    match cpu::has_kvm_interface() {
+        true => Ok(()),
+        false => Err(Stop::Skip("for guests of a hypervisor")),
+    }
 }
 
 /// Names the function where a guest begins, `fn() -> !`.

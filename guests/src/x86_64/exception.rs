@@ -80,8 +80,8 @@ pub fn disarm() -> Result<(), Fault> {
     }
 }
 
-/// Executes an instruction that may fault; the operands are those of `asm!`. Gives
-/// `Result<(), Fault>`. For the first CPU.
+/// Executes an instruction that may fault; the operands are those of `asm!` without R10 and R11.
+/// Gives `Result<(), Fault>`. For the first CPU.
 #[macro_export]
 macro_rules! attempt {
     ($instruction:literal $(, $($operands:tt)*)?) => {{
@@ -90,13 +90,13 @@ macro_rules! attempt {
         // the instructions of tests touch nothing that Rust's code depends on.
         unsafe {
             ::core::arch::asm!(
-                "lea {scratch}, [rip + 2f]",
-                "mov [{resume}], {scratch}",
+                "lea r10, [rip + 2f]",
+                "mov [r11], r10",
                 $instruction,
                 "2:",
-                scratch = out(reg) _,
-                resume = in(reg) $crate::x86_64::exception::RESUME.as_ptr(),
-                $($($operands)*)?
+                $($($operands)*,)?
+                out("r10") _,
+                in("r11") $crate::x86_64::exception::RESUME.as_ptr(),
             );
         }
         $crate::x86_64::exception::disarm()
