@@ -5,6 +5,8 @@
 //! emulator and under the hypervisor, so that a test is proven on the former
 //! before it judges the latter.
 #![no_std]
+// Operands of assembly exist only inside of it, in `attempt!`.
+#![allow(clippy::macro_metavars_in_unsafe)]
 
 pub mod random;
 pub mod tap;

@@ -40,6 +40,8 @@ pub(crate) enum Cause {
     NestedFault(NestedFault),
     /// `MOV` to or from a control register, `CLTS`, `LMSW`.
     ControlRegister(ControlAccess),
+    /// One of these, of which the hardware does not say more.
+    UnknownControlRegister,
     /// An exception that is intercepted because guests can loop in it for
     /// ever; it belongs to the guest.
     Exception(Event),

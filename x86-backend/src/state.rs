@@ -118,6 +118,8 @@ pub const CR4_PAE: u64 = 1 << 5;
 pub const CR4_VMXE: u64 = 1 << 13;
 /// CR4: OS uses XSAVE.
 pub const CR4_OSXSAVE: u64 = 1 << 18;
+/// CR4: process-context identifiers.
+pub const CR4_PCIDE: u64 = 1 << 17;
 /// EFER: system-call extensions.
 pub const EFER_SCE: u64 = 1 << 0;
 /// EFER: long mode enable.

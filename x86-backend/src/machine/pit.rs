@@ -10,6 +10,7 @@
 use super::clock::{Clock, NANOSECONDS_PER_SECOND, scale};
 use alloc::sync::Arc;
 use bunshin::bus::{BusFault, Device, InterruptLine, Width};
+use core::sync::atomic::{AtomicU64, Ordering};
 use spin::mutex::TicketMutex;
 
 /// First of the four ports of the timer itself.
@@ -325,22 +326,32 @@ pub struct Pit {
     state: TicketMutex<State>,
     clock: Arc<dyn Clock>,
     line: Arc<dyn InterruptLine>,
+    /// Time of the next rising edge of channel 0, [`NEVER`] for none: that of `state`, for those
+    /// who look before every entry into the guest.
+    due: AtomicU64,
 }
+
+/// No edge will come.
+const NEVER: u64 = u64::MAX;
 
 impl Pit {
     /// A timer after reset that interrupts through `line` (channel 0).
     pub fn new(clock: Arc<dyn Clock>, line: Arc<dyn InterruptLine>) -> Self {
-        Pit { state: TicketMutex::new(State::new()), clock, line }
+        Pit { state: TicketMutex::new(State::new()), clock, line, due: AtomicU64::new(NEVER) }
     }
 
     /// Time of the clock at which [`Pit::poll`] has to be called next.
     pub fn next_deadline(&self) -> Option<u64> {
-        self.state.lock().next_edge
+        let due = self.due.load(Ordering::Acquire);
+        (due != NEVER).then_some(due)
     }
 
     /// Raises the interrupt of channel 0 if it is due. Periods that nobody
     /// looked at count once.
     pub fn poll(&self) {
+        if self.due.load(Ordering::Acquire) == NEVER {
+            return;
+        }
         let now = self.clock.nanoseconds();
         let mut state = self.state.lock();
         if state.next_edge.is_none_or(|edge| now < edge) {
@@ -353,12 +364,18 @@ impl Pit {
                 state.channel_0.next_edge(now).map(|edge| edge.max(soonest))
             }
         };
+        self.publish(&state);
         self.line.set(false);
         self.line.set(true);
     }
 
+    fn publish(&self, state: &State) {
+        self.due.store(state.next_edge.unwrap_or(NEVER), Ordering::Release);
+    }
+
     fn rearm(&self, state: &mut State, now: u64) {
         state.next_edge = state.channel_0.next_edge(now);
+        self.publish(state);
         self.line.set(false);
     }
 }
@@ -390,7 +407,9 @@ impl Device for Pit {
     }
 
     fn reset(&self) {
-        *self.state.lock() = State::new();
+        let mut state = self.state.lock();
+        *state = State::new();
+        self.publish(&state);
         self.line.set(false);
     }
 }

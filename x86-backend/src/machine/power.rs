@@ -154,23 +154,6 @@ impl Device for PowerTimer {
     fn reset(&self) {}
 }
 
-/// Ports that read as all ones and ignore writes, as where a device is absent:
-/// the PCI configuration ports 0xcf8 to 0xcff (no PCI), the diagnostic port
-/// 0x80, and other serial ports.
-pub struct Absent;
-
-impl Device for Absent {
-    fn read(&self, _: u64, width: Width) -> Result<u64, BusFault> {
-        Ok(width.mask())
-    }
-
-    fn write(&self, _: u64, _: Width, _: u64) -> Result<(), BusFault> {
-        Ok(())
-    }
-
-    fn reset(&self) {}
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -236,11 +219,5 @@ mod tests {
         clock.set(u64::MAX);
         assert!(timer.read(0, Width::Word).unwrap() <= 0xffff_ffff);
         assert_eq!(timer.read(u64::MAX, Width::Byte), Ok(0), "no shift is too wide");
-    }
-
-    #[test]
-    fn absent_devices_float_high() {
-        assert_eq!(Absent.read(0, Width::Byte), Ok(0xff));
-        assert_eq!(Absent.read(4, Width::Word), Ok(0xffff_ffff));
     }
 }

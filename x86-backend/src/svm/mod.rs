@@ -145,6 +145,7 @@ impl Svm {
             exit::MSR => Cause::WriteMsr,
             exit::IO => self.port(),
             exit::NESTED_PAGE_FAULT => self.nested_fault(),
+            exit::WRITE_CR4 => Cause::UnknownControlRegister,
             exit::EXCEPTION_FIRST..=exit::EXCEPTION_LAST => {
                 self.exception((code - exit::EXCEPTION_FIRST) as u8)
             }
@@ -175,6 +176,7 @@ impl Engine for Svm {
         let mut vmcb: Box<Vmcb> = unsafe { Box::new_zeroed().assume_init() };
         let permissions = permissions::get();
         let control = &mut vmcb.control;
+        control.intercept_cr = vmcb::INTERCEPT_WRITE_CR4;
         control.intercept_exceptions = INTERCEPT_EXCEPTIONS;
         control.intercept_1 = INTERCEPT_1;
         control.intercept_2 = INTERCEPT_2;
@@ -413,9 +415,15 @@ impl Engine for Svm {
         self.dirty(clean::INTERRUPTS);
     }
 
-    fn write_control(&mut self, _: u8, _: u64) -> bool {
-        // Guests write their control registers themselves.
-        false
+    fn write_control(&mut self, control: u8, value: u64) -> bool {
+        // Guests write the others themselves: nothing of them is hidden.
+        if control != 4 {
+            return false;
+        }
+        self.write(Field::Cr4, value);
+        // A change of most bits ends all translations; that of the others is rare.
+        self.flush = true;
+        true
     }
 
     fn set_directory_pointers(&mut self, _: [u64; 4]) {

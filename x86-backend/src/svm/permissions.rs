@@ -4,6 +4,7 @@
 use alloc::boxed::Box;
 
 use spin::Once;
+use x86_backend::machine::msr;
 
 /// Bytes of the port map: one bit a port, and room behind the last.
 const IO_BYTES: usize = 3 * 4096;
@@ -13,9 +14,6 @@ const MSR_BYTES: usize = 2 * 4096;
 const RANGE: u32 = 0x2000;
 /// First MSRs of the ranges, in the order of the map.
 const RANGES: [u32; 3] = [0, 0xc000_0000, 0xc001_0000];
-/// MSRs that VMLOAD and VMSAVE switch.
-const SWITCHED: [core::ops::RangeInclusive<u32>; 3] =
-    [0x174..=0x176, 0xc000_0081..=0xc000_0084, 0xc000_0100..=0xc000_0102];
 
 /// The maps; constant, and the same for all guests.
 #[repr(C, align(4096))]
@@ -30,7 +28,8 @@ impl Permissions {
         let mut maps: Box<Self> = unsafe { Box::new_zeroed().assume_init() };
         maps.io.fill(u8::MAX);
         maps.msr.fill(u8::MAX);
-        for msr in SWITCHED.into_iter().flatten() {
+        // VMLOAD and VMSAVE switch them.
+        for (msr, _) in msr::direct() {
             maps.pass(msr);
         }
         maps

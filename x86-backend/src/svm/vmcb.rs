@@ -161,6 +161,9 @@ const _: () = {
     assert!(offset_of!(Save, page_attributes) == 0x268);
 };
 
+/// `intercept_cr`: writes of CR4, of which guests must not see all bits.
+pub(super) const INTERCEPT_WRITE_CR4: u32 = 1 << (16 + 4);
+
 /// Bits of `intercept_1`.
 pub(super) mod intercept_1 {
     pub(in super::super) const INTR: u32 = 1 << 0;
@@ -232,6 +235,7 @@ pub(super) mod clean {
 
 /// Exit codes (APM appendix C).
 pub(super) mod exit {
+    pub(in super::super) const WRITE_CR4: u32 = 0x14;
     pub(in super::super) const EXCEPTION_FIRST: u32 = 0x40;
     pub(in super::super) const EXCEPTION_LAST: u32 = 0x5f;
     pub(in super::super) const INTR: u32 = 0x60;

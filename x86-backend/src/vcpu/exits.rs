@@ -6,8 +6,9 @@ use bunshin::memory::GuestMemory;
 use bunshin::statistics::ExitKind;
 use x86_backend::event;
 use x86_backend::machine::cpuid::{self, Dynamic};
+use x86_backend::machine::decode::{Kind, LONGEST_INSTRUCTION, intercepted};
 use x86_backend::machine::lapic::Mode;
-use x86_backend::state::{CR0_PG, CR4_OSXSAVE, CR4_PAE, EFER_LMA, RAX, RBX, RCX, RDX};
+use x86_backend::state::{CR0_PG, CR4_OSXSAVE, CR4_PAE, CR4_PCIDE, EFER_LMA, RAX, RBX, RCX, RDX};
 
 use super::X86Vcpu;
 use crate::engine::{Cause, ControlAccess, Engine, Field};
@@ -37,6 +38,8 @@ const XCR0_AVX512: u64 = 0b111 << 5;
 const CR0_TS: u64 = 1 << 3;
 /// CR0: bits that `LMSW` loads.
 const LMSW_BITS: u64 = 0xf;
+/// CR3: the process-context identifier.
+const PCID_MASK: u64 = 0xfff;
 /// CR0: protection, which `LMSW` can set and not clear.
 const CR0_PE: u64 = 1 << 0;
 
@@ -109,6 +112,13 @@ impl<E: Engine> X86Vcpu<E> {
             Cause::NestedFault(fault) => return self.access_memory(fault),
             Cause::ControlRegister(access) => {
                 self.access_control(access);
+                ExitKind::Register
+            }
+            Cause::UnknownControlRegister => {
+                // If another virtual CPU has changed the instruction meanwhile, it is executed anew.
+                if let Some(access) = self.control_access() {
+                    self.access_control(access);
+                }
                 ExitKind::Register
             }
             Cause::Exception(event) => {
@@ -194,6 +204,7 @@ impl<E: Engine> X86Vcpu<E> {
             ControlAccess::Write { control, register } => {
                 let value = self.registers.get(register);
                 let done = match control {
+                    4 if !self.takes_control_4(value) => false,
                     8 => {
                         let valid = value <= 0xf;
                         if valid {
@@ -225,6 +236,32 @@ impl<E: Engine> X86Vcpu<E> {
                     self.raise_fault(event::GENERAL_PROTECTION);
                 }
             }
+        }
+    }
+
+    /// Whether CR4 may become `value` (SDM 2.5, APM 3.1.3).
+    fn takes_control_4(&self, value: u64) -> bool {
+        let long = self.field(Field::Efer) & EFER_LMA != 0;
+        let sets_pcide = value & !self.field(Field::Cr4) & CR4_PCIDE != 0;
+        let identifier = self.field(Field::Cr3) & PCID_MASK;
+        value & !self.pc.cpuid.control_4() == 0
+            && (!long || value & CR4_PAE != 0)
+            && (!sets_pcide || (long && identifier == 0))
+    }
+
+    /// The control register operation that exited, from its instruction.
+    fn control_access(&self) -> Option<ControlAccess> {
+        let mut bytes = [0; LONGEST_INSTRUCTION];
+        let known = self.fetch(&mut bytes);
+        let decoded = intercepted(bytes.get(..known)?, self.code_size())?;
+        match decoded.kind {
+            Kind::WriteControl { control, register } => {
+                Some(ControlAccess::Write { control, register: register.number })
+            }
+            Kind::ReadControl { control, register } => {
+                Some(ControlAccess::Read { control, register: register.number })
+            }
+            _ => None,
         }
     }
 

@@ -6,7 +6,7 @@ use bunshin::exit::{Completion, Exit, FaultAccess, IoAccess, Operation};
 use bunshin::statistics::ExitKind;
 use x86_backend::event;
 use x86_backend::machine::decode::{
-    Access, CodeSize, LONGEST_INSTRUCTION, MemoryInstruction, Operation as Instruction, Outcome,
+    Access, LONGEST_INSTRUCTION, MemoryInstruction, Operation as Instruction, Outcome,
     memory_instruction,
 };
 use x86_backend::machine::ioapic;
@@ -198,11 +198,7 @@ impl<E: Engine> X86Vcpu<E> {
         }
         let mut bytes = [0; LONGEST_INSTRUCTION];
         let known = self.fetch(&mut bytes);
-        let size = match self.code_bits() {
-            64 => CodeSize::Bits64,
-            32 => CodeSize::Bits32,
-            _ => CodeSize::Bits16,
-        };
+        let size = self.code_size();
         let decoded = bytes.get(..known).and_then(|bytes| memory_instruction(bytes, size));
         let Some(instruction) = decoded else { return Some(Exit::UndecodedIo { address }) };
         let nothing = Outcome { register: None, rflags: self.field(Field::Rflags), write: None };

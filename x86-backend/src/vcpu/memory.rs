@@ -1,6 +1,6 @@
 //! The guest's instructions and data, by linear address.
 
-use x86_backend::machine::decode::LONGEST_INSTRUCTION;
+use x86_backend::machine::decode::{CodeSize, LONGEST_INSTRUCTION};
 use x86_backend::machine::registers::Attributes;
 use x86_backend::state::{EFER_LMA, RFLAGS_TF, SegmentName};
 use x86_backend::translate::Paging;
@@ -27,6 +27,15 @@ impl<E: Engine> X86Vcpu<E> {
             32
         } else {
             16
+        }
+    }
+
+    /// The same as the decoder takes it.
+    pub(super) fn code_size(&self) -> CodeSize {
+        match self.code_bits() {
+            64 => CodeSize::Bits64,
+            32 => CodeSize::Bits32,
+            _ => CodeSize::Bits16,
         }
     }
 

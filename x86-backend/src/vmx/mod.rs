@@ -45,8 +45,8 @@ const EXCEPTIONS: u64 = 1 << event::DEBUG | 1 << event::ALIGNMENT_CHECK | 1 << e
 /// Bits of CR0 that guests change without an exit: MP, EM, TS, WP, AM.
 const CR0_GUEST: u64 = 1 << 1 | 1 << 2 | 1 << 3 | 1 << 16 | 1 << 18;
 /// Bits of CR4 that guests may set if the processor has them: VME to UMIP,
-/// FSGSBASE, PCIDE, OSXSAVE, SMEP, SMAP and PKE.
-const CR4_GUEST: u64 = 0x77_0fff;
+/// FSGSBASE, PCIDE, OSXSAVE, SMEP and SMAP.
+const CR4_GUEST: u64 = 0x37_0fff;
 /// All others do not exist in guests.
 const CR4_HIDDEN: u64 = !CR4_GUEST;
 /// Longest time between two PAUSE of one loop, and time after which the loop

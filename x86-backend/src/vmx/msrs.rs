@@ -5,12 +5,11 @@ use alloc::boxed::Box;
 
 use spin::Once;
 use x86_64::registers::model_specific::Msr;
+use x86_backend::machine::msr;
 
 /// STAR, LSTAR, CSTAR, SFMASK and KERNEL_GS_BASE: the hypervisor uses none of
 /// them, so they move on a switch of virtual CPUs only.
 const LAZY: [u32; 5] = [0xc000_0081, 0xc000_0082, 0xc000_0083, 0xc000_0084, 0xc000_0102];
-/// SYSENTER_CS, _ESP, _EIP, FS_BASE and GS_BASE, which the structure switches.
-const SWITCHED: [u32; 5] = [0x174, 0x175, 0x176, 0xc000_0100, 0xc000_0101];
 /// First MSR of the upper range.
 const HIGH: u32 = 0xc000_0000;
 /// Offsets in the bitmap (SDM 25.6.9): reads and writes, lower and upper range.
@@ -27,7 +26,8 @@ pub(super) fn bitmap() -> u64 {
     static BITMAP: Once<Box<Bitmap>> = Once::new();
     let bitmap = BITMAP.call_once(|| {
         let mut bitmap = Box::new(Bitmap([u8::MAX; 4096]));
-        for msr in LAZY.into_iter().chain(SWITCHED) {
+        // The structure switches those of them that are not lazy.
+        for (msr, _) in msr::direct() {
             let (base, index) = if msr >= HIGH { (READ_HIGH, msr - HIGH) } else { (READ_LOW, msr) };
             for offset in [base, base + WRITE_OFFSET] {
                 if let Some(byte) = bitmap.0.get_mut(offset + index as usize / 8) {

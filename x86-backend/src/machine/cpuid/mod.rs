@@ -9,6 +9,7 @@ mod table;
 #[cfg(test)]
 mod tests;
 
+use crate::state::{CR4_OSXSAVE, CR4_PCIDE};
 use alloc::vec::Vec;
 use table::{ROWS, Row, Rule, Subleaves};
 
@@ -142,6 +143,14 @@ const ECX_XSAVE_ALIGNED: u32 = 1 << 1;
 /// Width of linear addresses; five-level paging is hidden.
 const LINEAR_BITS: u32 = 48;
 
+/// CR4 bits of features that every 64-bit processor has: VME, PVI, TSD, DE, PSE, PAE, MCE, PGE,
+/// PCE, OSFXSR, OSXMMEXCPT.
+const CR4_ALWAYS: u64 = 0x7ff;
+const CR4_UMIP: u64 = 1 << 11;
+const CR4_FSGSBASE: u64 = 1 << 16;
+const CR4_SMEP: u64 = 1 << 20;
+const CR4_SMAP: u64 = 1 << 21;
+
 /// Legacy region and header of the XSAVE area.
 const XSAVE_HEADER_END: u32 = 576;
 
@@ -206,6 +215,22 @@ impl Cpuid {
     /// Whose processor it is.
     pub fn vendor(&self) -> Vendor {
         self.vendor
+    }
+
+    /// The bits that a guest may set in CR4: those of the features that it sees.
+    pub fn control_4(&self) -> u64 {
+        let leaf = |leaf| self.find(leaf, 0).unwrap_or_default();
+        let (basic, extended) = (leaf(LEAF_FEATURES), leaf(7));
+        let optional = [
+            (extended.ecx & 1 << 2, CR4_UMIP),
+            (extended.ebx & 1 << 0, CR4_FSGSBASE),
+            (basic.ecx & 1 << 17, CR4_PCIDE),
+            (basic.ecx & 1 << 26, CR4_OSXSAVE),
+            (extended.ebx & 1 << 7, CR4_SMEP),
+            (extended.ebx & 1 << 20, CR4_SMAP),
+        ];
+        let present = optional.into_iter().filter(|(feature, _)| *feature != 0);
+        present.fold(CR4_ALWAYS, |bits, (_, bit)| bits | bit)
     }
 
     fn find(&self, leaf: u32, subleaf: u32) -> Option<Registers> {

@@ -50,6 +50,16 @@ fn the_rows_are_sorted_so_that_a_search_finds_them() {
 }
 
 #[test]
+fn a_guest_may_set_in_cr4_what_it_sees_and_no_more() {
+    // A host that has everything: five-level paging, keys, shadow stacks and VMX stay out.
+    let all = Cpuid::new(host(AMD), FACTS).control_4();
+    assert_eq!(all, 0x37_0fff);
+    // A host that has nothing.
+    let none = Cpuid::new(|_, _| Registers::default(), FACTS).control_4();
+    assert_eq!(none, 0x7ff);
+}
+
+#[test]
 fn the_vendor_is_the_hosts() {
     for (name, vendor) in [(AMD, Vendor::Amd), (INTEL, Vendor::Intel)] {
         let cpuid = Cpuid::new(host(name), FACTS);
