@@ -3,8 +3,8 @@
 //!
 //! Each device has a *slot*: a number that says at which address and with which
 //! interrupt the guest finds it. Slots are given in one order on all
-//! architectures: console, then disks and network ports in the order of the VM
-//! file. Absent devices leave no gap.
+//! architectures: console, random numbers, then disks and network ports in the
+//! order of the VM file. Absent devices leave no gap.
 
 use alloc::format;
 use alloc::string::String;
@@ -18,8 +18,12 @@ use crate::device::console::ConsoleSink;
 use crate::disk::image::Extent;
 use crate::disk::{ImageDisk, PageSource, Partition, PartitionError, ReadOnly};
 use crate::memory::GuestMemory;
+use crate::network::switch::PortError;
+use crate::network::{MacAddress, PortMode, PortSettings, Switch, VlanId};
 use crate::virtio::block::{Block, Storage};
 use crate::virtio::console::Console;
+use crate::virtio::net::Net;
+use crate::virtio::rng::{Entropy, Rng};
 use crate::virtio::{Transport, VirtioDevice};
 
 /// Length of the window of a device in bytes.
@@ -36,12 +40,22 @@ pub struct Resources<'a> {
     pub wires: &'a Wires<'a>,
     /// Where its console's output goes.
     pub console: Arc<dyn ConsoleSink>,
-    /// The bundle, with the payloads of its configuration.
+    /// What all virtual machines share.
+    pub host: &'a HostResources,
+}
+
+/// What a backend provides for the devices of all virtual machines.
+pub struct HostResources {
+    /// The bundle, with the payloads of all configurations.
     pub bundle: &'static [u8],
-    /// Memory for what it writes to disk images.
+    /// Memory for what guests write to disk images.
     pub pages: Arc<dyn PageSource>,
     /// The host's disks, in the order of their numbers.
-    pub disks: &'a [Arc<dyn Storage>],
+    pub disks: Vec<Arc<dyn Storage>>,
+    /// The virtual network.
+    pub switch: Arc<Switch>,
+    /// Random numbers.
+    pub entropy: Arc<dyn Entropy>,
 }
 
 /// The devices of one virtual machine.
@@ -65,6 +79,14 @@ pub enum AssemblyError {
         /// Disks that the host has.
         found: usize,
     },
+    /// The virtual network refuses a port.
+    #[error("net {index}: {reason}")]
+    Port {
+        /// Number of the virtual machine's network port.
+        index: usize,
+        /// What is wrong with it.
+        reason: PortError,
+    },
     /// The host's disk has no such partition.
     #[error("disk {index}: {reason}")]
     Partition {
@@ -82,9 +104,19 @@ pub enum AssemblyError {
 pub fn assemble(config: &VmConfig, resources: &Resources<'_>) -> Result<Assembly, AssemblyError> {
     let mut slots = Slots { devices: Vec::new(), resources };
     let console = slots.add(Console::new(resources.console.clone()));
+    slots.add(Rng::new(resources.host.entropy.clone()));
     for (index, disk) in config.disks.iter().enumerate() {
         let storage = storage(index, disk, resources)?;
         slots.add(Block::new(storage, &identity(&config.name, index)));
+    }
+    for (index, net) in config.nets.iter().enumerate() {
+        let mac = MacAddress(net.mac);
+        let vlan = net.vlan.and_then(VlanId::new).unwrap_or(VlanId::UNTAGGED);
+        let settings = PortSettings { mac: Some(mac), mode: PortMode::Access(vlan) };
+        let port = resources.host.switch.add_port(settings);
+        let port = port.map_err(|reason| AssemblyError::Port { index, reason })?;
+        let device = slots.add(Net::new(port.clone(), mac));
+        port.connect(&device);
     }
     Ok(Assembly { devices: slots.devices, console })
 }
@@ -122,11 +154,11 @@ fn storage(
         }
         DiskSource::Host { disk, partition } => (*disk, *partition),
     };
-    let found = usize::try_from(disk).ok().and_then(|number| resources.disks.get(number));
+    let found = usize::try_from(disk).ok().and_then(|number| resources.host.disks.get(number));
     let found = found.cloned().ok_or(AssemblyError::NoHostDisk {
         index,
         disk,
-        found: resources.disks.len(),
+        found: resources.host.disks.len(),
     })?;
     let storage: Arc<dyn Storage> = match partition {
         None => found,
@@ -139,11 +171,11 @@ fn storage(
 }
 
 fn image_disk(image: &DiskImage, read_only: bool, resources: &Resources<'_>) -> ImageDisk {
-    let extents = image
-        .extents
-        .iter()
-        .map(|extent| Extent { start: extent.start, data: bytes(resources.bundle, extent.data) });
-    ImageDisk::new(image.size, extents.collect(), read_only, resources.pages.clone())
+    let extents = image.extents.iter().map(|extent| Extent {
+        start: extent.start,
+        data: bytes(resources.host.bundle, extent.data),
+    });
+    ImageDisk::new(image.size, extents.collect(), read_only, resources.host.pages.clone())
 }
 
 /// The bytes of a payload, whose place was checked when the bundle was opened.

@@ -74,7 +74,7 @@ pub struct Cpu<'h, B: Backend> {
     slots: Vec<Slot<B>>,
     queue: FairQueue,
     /// When output that had to wait is due on the console.
-    console_due: Option<Instant>,
+    attention_due: Option<Instant>,
 }
 
 impl<'h, B: Backend> Cpu<'h, B> {
@@ -86,7 +86,7 @@ impl<'h, B: Backend> Cpu<'h, B> {
             hypervisor,
             slots: Vec::new(),
             queue: FairQueue::new(slice.max(1)),
-            console_due: None,
+            attention_due: None,
         }
     }
 
@@ -114,7 +114,7 @@ impl<'h, B: Backend> Cpu<'h, B> {
                     self.hypervisor.backend.power_off();
                 }
                 let sleeper = self.earliest_deadline(None);
-                let first = [sleeper, self.console_due].into_iter().flatten().min();
+                let first = [sleeper, self.attention_due].into_iter().flatten().min();
                 self.hypervisor.backend.set_timer(first);
                 self.hypervisor.backend.idle();
             }
@@ -195,6 +195,8 @@ impl<'h, B: Backend> Cpu<'h, B> {
         let mut began = now;
         if shared {
             self.arm(index, began);
+        } else if self.attention_due.is_some() {
+            backend.set_timer(self.attention_due);
         }
         loop {
             let Some(slot) = self.slots.get_mut(index) else { return };
@@ -204,7 +206,7 @@ impl<'h, B: Backend> Cpu<'h, B> {
                     if self.wants_attention() {
                         self.attend();
                         if !shared {
-                            backend.set_timer(self.console_due);
+                            backend.set_timer(self.attention_due);
                         }
                     }
                     let Some(slot) = self.slots.get(index) else { return };
@@ -249,15 +251,15 @@ impl<'h, B: Backend> Cpu<'h, B> {
         }
     }
 
-    /// Whether somebody has to look after the console.
+    /// Whether somebody has to look after the console and the uplinks.
     #[inline]
     fn wants_attention(&self) -> bool {
-        self.console_due.is_some() || self.hypervisor.console.wants_attention()
+        self.attention_due.is_some() || self.hypervisor.wants_attention(self.id)
     }
 
     #[cold]
     fn attend(&mut self) {
-        self.console_due = self.hypervisor.attend();
+        self.attention_due = self.hypervisor.attend(self.id);
     }
 
     fn mail_waits(&self) -> bool {
@@ -275,7 +277,7 @@ impl<'h, B: Backend> Cpu<'h, B> {
     fn arm(&self, index: usize, now: Instant) {
         let sleeper = self.earliest_deadline(Some(index));
         let slice = self.queue.contended(index).then(|| self.queue.slice_end(now));
-        let first = [sleeper, slice, self.console_due].into_iter().flatten().min();
+        let first = [sleeper, slice, self.attention_due].into_iter().flatten().min();
         self.hypervisor.backend.set_timer(first);
     }
 
@@ -322,7 +324,7 @@ impl<'h, B: Backend> Cpu<'h, B> {
                 continue;
             }
             let sleeper = self.earliest_deadline(Some(index));
-            backend.set_timer([sleeper, self.console_due].into_iter().flatten().min());
+            backend.set_timer([sleeper, self.attention_due].into_iter().flatten().min());
             backend.idle();
             // Time spent idle is nobody's.
             *began = backend.now();

@@ -11,6 +11,7 @@ use spin::mutex::TicketMutex;
 use crate::address::{CpuId, Instant};
 use crate::backend::{Backend, Vcpu};
 use crate::console::Console;
+use crate::uplink::Uplinks;
 use crate::vm::{State, Vm};
 
 /// A virtual CPU on its way to its host CPU.
@@ -57,9 +58,14 @@ pub struct Hypervisor<B: Backend> {
     pub console: &'static Console,
     mailboxes: Vec<Mailbox<B>>,
     vms: TicketMutex<Vec<Arc<Vm<B>>>>,
+    /// The host's network devices on the virtual network.
+    pub uplinks: Uplinks,
     /// Start-up is over: every virtual machine that is to start has been told to.
     complete: AtomicBool,
 }
+
+/// The host CPU that looks at devices without interrupt.
+const POLLER: CpuId = CpuId(0);
 
 impl<B: Backend> Hypervisor<B> {
     /// A hypervisor on `cpus` host CPUs, without virtual machines.
@@ -69,6 +75,7 @@ impl<B: Backend> Hypervisor<B> {
             console,
             mailboxes: (0..cpus).map(|_| Mailbox::new()).collect(),
             vms: TicketMutex::new(Vec::new()),
+            uplinks: Uplinks::new(),
             complete: AtomicBool::new(false),
         }
     }
@@ -98,11 +105,19 @@ impl<B: Backend> Hypervisor<B> {
         }
     }
 
-    /// Looks after the console. Returns when that has to be done again, if
-    /// nothing happens before.
-    pub(crate) fn attend(&self) -> Option<Instant> {
-        let (_typed, due) = self.console.work();
-        due
+    /// Whether `cpu` has to [`Self::attend`].
+    #[inline]
+    pub(crate) fn wants_attention(&self, cpu: CpuId) -> bool {
+        self.console.wants_attention() || self.uplinks.wants_attention(cpu == POLLER)
+    }
+
+    /// Looks after the console and the uplinks, on `cpu`. Returns when that has
+    /// to be done again, if nothing happens before.
+    pub(crate) fn attend(&self, cpu: CpuId) -> Option<Instant> {
+        let (_typed, console) = self.console.work();
+        let (now, frequency) = (self.backend.now(), self.backend.frequency());
+        let uplinks = self.uplinks.serve(now, frequency, cpu == POLLER);
+        [console, uplinks].into_iter().flatten().min()
     }
 
     /// The virtual machines at this moment.

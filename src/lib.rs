@@ -34,6 +34,7 @@ pub mod memory;
 pub mod network;
 pub mod scheduler;
 pub mod statistics;
+pub mod uplink;
 pub mod vcpu;
 pub mod virtio;
 pub mod vm;

@@ -12,7 +12,7 @@ use alloc::vec::Vec;
 use core::fmt::Write;
 use core::sync::atomic::{AtomicBool, Ordering};
 
-use log::{Level, Log, Metadata, Record};
+use log::{Level, LevelFilter, Log, Metadata, Record};
 use spin::Once;
 use spin::mutex::TicketMutex;
 
@@ -372,7 +372,9 @@ impl State {
 
 impl Log for Console {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        metadata.level() <= log::max_level()
+        // What the drivers' crate has to say when all is well is of use to its authors only.
+        let chatter = metadata.target().starts_with("virtio_drivers");
+        metadata.level() <= if chatter { LevelFilter::Warn } else { log::max_level() }
     }
 
     fn log(&self, record: &Record<'_>) {

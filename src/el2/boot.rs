@@ -2,14 +2,17 @@
 
 use alloc::boxed::Box;
 use alloc::string::String;
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::sync::atomic::Ordering;
 
 use bunshin::address::CpuId;
+use bunshin::assembly::HostResources;
 use bunshin::bundle;
-use bunshin::config::{MachineConfig, Payload, VmConfig};
+use bunshin::config::{DiskConfig, DiskSource, MachineConfig, Payload, VmConfig};
 use bunshin::cpu;
 use bunshin::hypervisor::{Hypervisor, Placement};
+use bunshin::network::Switch;
 use drivers::pins::{self, HeaderSerial};
 use gic::Affinity;
 use gic::host::{Controller, CpuInterface, aic, v2, v3};
@@ -24,9 +27,12 @@ use stage2::{Geometry, IdRegisters, VmidAllocator};
 
 use crate::el2::backend::El2;
 use crate::el2::device_registers::DeviceRegisters;
+use crate::el2::entropy::GuestEntropy;
 use crate::el2::features::Features;
 use crate::el2::host::{self, ARRIVED, Blob, Host, MAX_CPUS};
+use crate::el2::host_devices::{self, Wanted};
 use crate::el2::interrupts::Interrupts;
+use crate::el2::pages::FramePages;
 use crate::el2::percpu::{self, PerCpu};
 use crate::el2::registers::read_register;
 use crate::el2::smp::{self, Conduit};
@@ -281,9 +287,10 @@ fn start(
         u8::from(host.features.e2h)
     );
     info!("hypervisor heap: {} KiB free", heap::free() >> 10);
+    let resources = resources(platform, config.as_ref(), hypervisor);
     let mut placement = Placement::new(online);
     for vm in config.iter().flat_map(|config| &config.vms) {
-        match builder::build(hypervisor, &mut placement, vm) {
+        match builder::build(hypervisor, &resources, &mut placement, vm) {
             Ok(built) => {
                 if vm.autostart && !built.start(&hypervisor.backend) {
                     console::CONSOLE.withdraw_focus(&vm.name);
@@ -295,6 +302,29 @@ fn start(
     console::CONSOLE.use_interrupts();
     hypervisor.complete_start();
     cpu::Cpu::new(hypervisor, CpuId(0)).run()
+}
+
+/// What all machines' devices share, with the host's own devices that they use.
+fn resources(
+    platform: &Platform,
+    config: Option<&MachineConfig>,
+    hypervisor: &Hypervisor<El2>,
+) -> HostResources {
+    let uplinks = config.map(|config| &config.uplinks[..]).unwrap_or_default();
+    let is_host = |disk: &DiskConfig| matches!(disk.source, DiskSource::Host { .. });
+    let mut vms = config.iter().flat_map(|config| &config.vms);
+    let wanted =
+        Wanted { disks: vms.any(|vm| vm.disks.iter().any(is_host)), nics: !uplinks.is_empty() };
+    let devices = host_devices::open(&platform.virtio, wanted);
+    let switch = Switch::new();
+    hypervisor.uplinks.connect(uplinks, &devices.nics, &switch);
+    HostResources {
+        bundle: host::host().bundle.bytes(),
+        pages: Arc::new(FramePages),
+        disks: devices.disks,
+        switch,
+        entropy: Arc::new(GuestEntropy),
+    }
 }
 
 /// Gives this CPU its data and enables its interrupts.

@@ -7,7 +7,7 @@ use alloc::vec::Vec;
 use core::sync::atomic::AtomicU64;
 
 use bunshin::address::VcpuId;
-use bunshin::assembly::{self, Resources};
+use bunshin::assembly::{self, HostResources, Resources};
 use bunshin::bus::{Bus, InterruptLine, Space};
 use bunshin::config::VmConfig;
 use bunshin::console::Channel;
@@ -31,7 +31,6 @@ use crate::el2::console::CONSOLE;
 use crate::el2::host::host;
 use crate::el2::machine::{self, Machine, Translation, Wire};
 use crate::el2::memory::Ram;
-use crate::el2::pages::FramePages;
 use crate::el2::registers::read_register;
 use crate::el2::stage2_hardware::{FrameTables, GuestTlb};
 use crate::el2::stolen_time::{self, StolenTimePage};
@@ -69,6 +68,7 @@ fn failed(reason: impl core::fmt::Display) -> String {
 /// Why it cannot be: too little memory, too many virtual CPUs.
 pub(crate) fn build(
     hypervisor: &'static Hypervisor<El2>,
+    resources: &HostResources,
     placement: &mut Placement,
     config: &VmConfig,
 ) -> Result<Arc<Vm<El2>>, String> {
@@ -106,7 +106,7 @@ pub(crate) fn build(
         .map(|number| Arc::new(VcpuHandle::new(VcpuId(number), placement.place(&config.cpus))))
         .collect();
     machine.vcpus.call_once(|| handles.clone());
-    let bus = devices(&machine)?;
+    let bus = devices(&machine, resources)?;
     let vcpus =
         handles.iter().map(|handle| El2Vcpu::new(machine.clone(), handle.clone())).collect();
     let vm = Arc::new(Vm::new(config.clone(), bus, machine, handles));
@@ -173,7 +173,7 @@ fn controller(mpidrs: &[u64]) -> Result<Vgic, String> {
 }
 
 /// The devices of QEMU's `virt` that every guest has, and those of its configuration.
-fn devices(machine: &Arc<Machine>) -> Result<Bus, String> {
+fn devices(machine: &Arc<Machine>, host: &HostResources) -> Result<Bus, String> {
     let console = CONSOLE.add(&machine.config.name, machine.config.autostart);
     let mut bus = Bus::new();
     bus.attach(
@@ -195,26 +195,25 @@ fn devices(machine: &Arc<Machine>) -> Result<Bus, String> {
     let clock = Arc::new(Pl031::new(Arc::new(Uptime), wire));
     bus.attach(Space::Memory, layout::RTC.base().get(), layout::RTC.size(), clock)
         .map_err(failed)?;
-    virtio(machine, console, &mut bus)?;
+    virtio(machine, host, console, &mut bus)?;
     Ok(bus)
 }
 
 /// The virtio devices of the machine's configuration.
-fn virtio(machine: &Arc<Machine>, console: Channel, bus: &mut Bus) -> Result<(), String> {
+fn virtio(
+    machine: &Arc<Machine>,
+    host: &HostResources,
+    console: Channel,
+    bus: &mut Bus,
+) -> Result<(), String> {
     let port = CONSOLE.port(console);
     let wires = |slot: u8| -> Arc<dyn InterruptLine> {
         let wire = Wire::to_spi(layout::FIRST_VIRTIO_SPI.saturating_add(slot.into()));
         wire.connect(machine);
         wire
     };
-    let resources = Resources {
-        memory: machine.ram.clone(),
-        wires: &wires,
-        console: port.clone(),
-        bundle: host().bundle.bytes(),
-        pages: Arc::new(FramePages),
-        disks: &[],
-    };
+    let resources =
+        Resources { memory: machine.ram.clone(), wires: &wires, console: port.clone(), host };
     let assembly = assembly::assemble(&machine.config, &resources).map_err(failed)?;
     port.connect(assembly.console);
     for (slot, device) in (0u8..).zip(&assembly.devices) {

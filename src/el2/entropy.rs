@@ -1,6 +1,7 @@
 //! Random numbers for guests: a hash over a seed that the bootloader gives
 //! and a counter. Without a seed there are none.
 
+use bunshin::virtio::rng::Entropy;
 use sha2::{Digest, Sha256};
 use spin::mutex::TicketMutex;
 
@@ -53,4 +54,13 @@ pub(crate) fn fill(bytes: &mut [u8]) -> bool {
     let next = Sha256::new().chain_update(generator.key).chain_update(b"next").finalize();
     generator.key = next.into();
     true
+}
+
+/// The same numbers for virtio devices.
+pub(crate) struct GuestEntropy;
+
+impl Entropy for GuestEntropy {
+    fn fill(&self, bytes: &mut [u8]) -> bool {
+        fill(bytes)
+    }
 }

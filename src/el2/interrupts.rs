@@ -6,7 +6,7 @@ use platform::discover::{Console, InterruptSource, Platform};
 use platform::guest::layout;
 
 use crate::el2::registers::{read_register, write_register};
-use crate::el2::{console, percpu};
+use crate::el2::{console, host_devices, percpu};
 
 /// INTIDs of the interrupts that the hypervisor knows.
 #[derive(Debug, Clone)]
@@ -43,7 +43,10 @@ pub(crate) enum Outcome {
 
 /// The number of an interrupt that a device has: on Apple's controller, whose inputs are more than
 /// a GIC has, the one that its driver gives it. `None` for a source of FIQ, which has a fixed one.
-fn intid(controller: &Controller, interrupt: &platform::discover::Interrupt) -> Option<u32> {
+pub(crate) fn intid(
+    controller: &Controller,
+    interrupt: &platform::discover::Interrupt,
+) -> Option<u32> {
     match (interrupt.source, controller) {
         (InterruptSource::Gic(intid), _) => Some(intid.get()),
         (InterruptSource::AicIrq { die, number }, Controller::Aic(aic)) => {
@@ -138,6 +141,10 @@ impl Interrupts {
         } else if number != KICK && Some(number.get()) == self.console {
             drop(interface);
             console::interrupt();
+            interface = percpu::this().interface();
+        } else if number != KICK {
+            drop(interface);
+            host_devices::interrupt(number.get());
             interface = percpu::this().interface();
         }
         interface.deactivate(interrupt);

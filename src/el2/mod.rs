@@ -16,6 +16,7 @@ mod frames;
 mod guest_state;
 mod heap;
 mod host;
+mod host_devices;
 mod injection;
 mod interrupts;
 mod loader;

@@ -6,11 +6,14 @@ use alloc::vec::Vec;
 use core::arch::x86_64::{__cpuid, __cpuid_count};
 
 use bunshin::address::{CpuId, VcpuId};
+use bunshin::assembly::HostResources;
 use bunshin::bundle;
 use bunshin::bus::Bus;
-use bunshin::config::VmConfig;
+use bunshin::config::{DiskConfig, DiskSource, MachineConfig, VmConfig};
 use bunshin::cpu::Cpu;
 use bunshin::hypervisor::{Hypervisor, Placement};
+use bunshin::network::Switch;
+use bunshin::uplink::Uplinks;
 use bunshin::vcpu::VcpuHandle;
 use bunshin::vm::Vm;
 use spin::Once;
@@ -23,12 +26,14 @@ use crate::backend::X86;
 use crate::engine::Engine;
 use crate::hello;
 use crate::host::console::CONSOLE;
+use crate::host::devices::{self, Wanted};
+use crate::host::entropy::GuestEntropy;
 use crate::host::{self, PerCpu, give_up};
 use crate::images::Images;
 use crate::ram::Ram;
 use crate::svm::{self, Svm};
 use crate::vcpu::{ADDRESS_BITS, BUS_KHZ, X86Vcpu, timer_clock};
-use crate::virtio;
+use crate::virtio::{self, PoolPages};
 use crate::vm::Pc;
 use crate::vmx::{self, Vmx};
 
@@ -85,23 +90,24 @@ fn run<E: Engine>(
     let hypervisor = place.call_once(|| Hypervisor::new(X86::new(), cpus, &CONSOLE));
     decode::warm_up();
     let mut placement = Placement::new((0..cpus).map(CpuId));
-    let (bundle, vms) = match info.modules.first() {
+    let (bundle, machine) = match info.modules.first() {
         Some(module) => {
             let bundle = host::memory::module(*module);
             match bundle::open(bundle) {
-                Ok(machine) => (bundle, machine.vms),
+                Ok(machine) => (bundle, machine),
                 Err(error) => give_up(&format_args!("bundle: {error}")),
             }
         }
         None => {
             log::info!("no bundle: give one as the first module (`-initrd`, `module2`)");
-            (hello::bytes(), alloc::vec![hello::config()])
+            (hello::bytes(), MachineConfig::new(alloc::vec![hello::config()]))
         }
     };
-    for config in vms {
+    let resources = resources(bundle, &machine, &hypervisor.uplinks);
+    for config in machine.vms {
         let name = config.name.clone();
         let autostart = config.autostart;
-        match make_vm::<E>(config, bundle, &mut placement, kind) {
+        match make_vm::<E>(config, &resources, &mut placement, kind) {
             Ok((vm, vcpus)) => {
                 hypervisor.add(vm.clone(), vcpus);
                 if autostart && !vm.start(&hypervisor.backend) {
@@ -117,13 +123,32 @@ fn run<E: Engine>(
     Cpu::new(hypervisor, CpuId(0)).run()
 }
 
+/// What all machines' devices share, with the host's own devices that they use.
+fn resources(bundle: &'static [u8], machine: &MachineConfig, uplinks: &Uplinks) -> HostResources {
+    let is_host = |disk: &DiskConfig| matches!(disk.source, DiskSource::Host { .. });
+    let wanted = Wanted {
+        disks: machine.vms.iter().any(|vm| vm.disks.iter().any(is_host)),
+        nics: !machine.uplinks.is_empty(),
+    };
+    let devices = devices::open(wanted);
+    let switch = Switch::new();
+    uplinks.connect(&machine.uplinks, &devices.nics, &switch);
+    HostResources {
+        bundle,
+        pages: Arc::new(PoolPages),
+        disks: devices.disks,
+        switch,
+        entropy: Arc::new(GuestEntropy),
+    }
+}
+
 /// A virtual machine and its virtual CPUs.
 type Made<E> = (Arc<Vm<X86<E>>>, Vec<X86Vcpu<E>>);
 
 /// Makes what `config` describes.
 fn make_vm<E: Engine>(
     config: VmConfig,
-    bundle: &'static [u8],
+    resources: &HostResources,
     placement: &mut Placement,
     kind: Kind,
 ) -> Result<Made<E>, String> {
@@ -152,14 +177,14 @@ fn make_vm<E: Engine>(
         },
         facts,
     );
-    let images = Images::new(&config, bundle);
+    let images = Images::new(&config, resources.bundle);
     let apics: Vec<_> = (0..config.vcpus).map(X86Vcpu::<E>::local_apic).collect();
     let mailboxes = apics.iter().map(|apic| apic.mailbox().clone()).collect();
     let console = CONSOLE.add(&config.name, config.autostart);
     let (mut pc, mut bus): (Pc, Bus) =
         Pc::new(&config.name, ram, cpuid, mailboxes, console, images)
             .map_err(|_| "devices overlap")?;
-    let virtio = virtio::attach(&config, bundle, &pc.ram, &pc.ioapic, console, &mut bus)?;
+    let virtio = virtio::attach(&config, resources, &pc.ram, &pc.ioapic, console, &mut bus)?;
     pc.images.describe(virtio);
     let pc = Arc::new(pc);
     let handles: Vec<_> = (0..apics.len())

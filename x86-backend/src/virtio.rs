@@ -6,7 +6,7 @@ use alloc::string::{String, ToString};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
-use bunshin::assembly::{self, Resources};
+use bunshin::assembly::{self, HostResources, Resources};
 use bunshin::bus::{Bus, InterruptLine, Space};
 use bunshin::config::VmConfig;
 use bunshin::console::Channel;
@@ -28,7 +28,7 @@ use crate::ram::Ram;
 /// Why one of them cannot be.
 pub(crate) fn attach(
     config: &VmConfig,
-    bundle: &'static [u8],
+    host: &HostResources,
     ram: &Arc<Ram>,
     ioapic: &Arc<IoApic>,
     console: Channel,
@@ -36,14 +36,7 @@ pub(crate) fn attach(
 ) -> Result<Vec<VirtioSlot>, String> {
     let port = CONSOLE.port(console);
     let wires = |slot: u8| -> Arc<dyn InterruptLine> { Arc::new(ioapic.line(pin(slot))) };
-    let resources = Resources {
-        memory: ram.clone(),
-        wires: &wires,
-        console: port.clone(),
-        bundle,
-        pages: Arc::new(PoolPages),
-        disks: &[],
-    };
+    let resources = Resources { memory: ram.clone(), wires: &wires, console: port.clone(), host };
     let assembly = assembly::assemble(config, &resources).map_err(|error| error.to_string())?;
     port.connect(assembly.console);
     let count = assembly.devices.len();
@@ -73,7 +66,7 @@ fn pin(slot: u8) -> u8 {
 }
 
 /// Pages for disk images, cut out of guests' memory.
-struct PoolPages;
+pub(crate) struct PoolPages;
 
 /// Pages that nobody has.
 static FREE: TicketMutex<Vec<PoolPage>> = TicketMutex::new(Vec::new());

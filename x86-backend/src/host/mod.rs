@@ -4,6 +4,8 @@ mod allocator;
 mod apic;
 pub(crate) mod clock;
 pub(crate) mod console;
+pub(crate) mod devices;
+pub(crate) mod entropy;
 mod entry;
 mod faults;
 mod firmware;
