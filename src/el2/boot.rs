@@ -286,6 +286,11 @@ fn start(
         },
         u8::from(host.features.e2h)
     );
+    info!(
+        "stage 2: {} bits of guest address, granule {} KiB",
+        host.geometry.input_bits(),
+        host.geometry.granule().bytes() >> 10
+    );
     info!("hypervisor heap: {} KiB free", heap::free() >> 10);
     let resources = resources(platform, config.as_ref(), hypervisor);
     let mut placement = Placement::new(online);

@@ -18,7 +18,7 @@ pub(crate) const LIMIT: Duration = Duration::from_secs(120);
 const RESTARTS_LIMIT: Duration = Duration::from_secs(400);
 const MEMORY: u64 = 512 << 20;
 const VCPUS: u32 = 4;
-const PROMPT: &str = "guest# ";
+pub(crate) const PROMPT: &str = "guest# ";
 
 /// Restarts of a guest in a row that must not cost any memory.
 const RESTARTS: usize = 50;
@@ -190,7 +190,7 @@ fn shell(below: Below, kernel: Guest, host: Host) -> Result<()> {
 }
 
 /// Types a command at the prompt and returns what it printed.
-fn answer(emulator: &mut Emulator, command: &str) -> Result<String> {
+pub(crate) fn answer(emulator: &mut Emulator, command: &str) -> Result<String> {
     // The marks are computed, so that the echo of the typed line has none.
     emulator.send(&format!("echo '<''<'; {command}; echo '>''>'\n"))?;
     emulator.expect("<<")?;

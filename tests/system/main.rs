@@ -5,6 +5,8 @@
 //! console it drives; on failure the end of the console's log is shown.
 //! `BUNSHIN_FULL=1` adds the rest of the matrix.
 
+mod apple;
+mod boards;
 mod boot;
 mod bundle;
 mod emulator;
@@ -42,6 +44,8 @@ fn main() -> ExitCode {
     trials.extend(bundle::trials());
     trials.extend(linux::trials(full));
     trials.extend(firmware::trials(full));
+    trials.extend(boards::trials());
+    trials.extend(apple::trials());
     let trials = trials
         .into_iter()
         .map(|(name, run)| {

@@ -96,6 +96,30 @@ pub fn guests(workspace: &Workspace, arch: Arch) -> Result<()> {
     Ok(())
 }
 
+/// Builds the firmware that makes QEMU's machines like real boards, for the tests; each program as a flat file.
+///
+/// # Errors
+/// As [`run`].
+pub fn machines(workspace: &Workspace) -> Result<()> {
+    let arch = Arch::Aarch64;
+    process::run(
+        cargo(workspace)
+            .args(["build", "--release", "--target", arch.target()])
+            .args(["-p", "machines", "--bins"]),
+    )?;
+    for name in ["raspberry_stub", "simulated_m1"] {
+        let elf = artifact(workspace, arch, name);
+        let data = fs::read(&elf).with_context(|| format!("can't read {}", elf.display()))?;
+        fs::write(machine(workspace, name), image::flatten(&data)?)?;
+    }
+    Ok(())
+}
+
+/// The flat file of such a program.
+pub fn machine(workspace: &Workspace, name: &str) -> PathBuf {
+    artifact(workspace, Arch::Aarch64, name).with_extension("bin")
+}
+
 /// The package with the small guests of `arch`, and its folder.
 const fn guests_package(arch: Arch) -> (&'static str, &'static str) {
     match arch {

@@ -6,6 +6,7 @@
 pub mod apt;
 pub mod arch;
 pub mod bench;
+pub mod boards;
 pub mod build;
 pub mod disk;
 pub mod fit;

@@ -10,6 +10,7 @@ use clap::Args;
 
 use crate::arch::Arch;
 use crate::bench;
+use crate::boards;
 use crate::build::{self, cargo};
 use crate::process;
 use crate::setup;
@@ -94,7 +95,7 @@ fn lints(workspace: &Workspace) -> Result<()> {
     let host = ["clippy", "--workspace", "--all-targets"];
     step("lints of the host", cargo(workspace).args(host).args(deny))?;
     for (target, packages) in [
-        (Arch::Aarch64.target(), &["-p", "bunshin", "-p", "guests"][..]),
+        (Arch::Aarch64.target(), &["-p", "bunshin", "-p", "guests", "-p", "machines"][..]),
         (Arch::X86_64.target(), &["-p", "x86-backend", "-p", "guests-x86"]),
     ] {
         let bare = ["clippy", "--target", target, "--lib", "--bins"];
@@ -169,6 +170,8 @@ fn system(workspace: &Workspace, options: &Options) -> Result<()> {
         build::image(workspace, arch)?;
         build::guests(workspace, arch)?;
     }
+    boards::fetch(workspace)?;
+    build::machines(workspace)?;
     if options.filter.is_none() {
         bench::check(workspace)?;
     }

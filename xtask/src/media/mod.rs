@@ -1,6 +1,8 @@
 //! `cargo xtask image`: media that a machine boots from, one module for each kind of machine.
 
+pub mod apple;
 pub mod pc;
+pub mod rpi4;
 
 use std::path::PathBuf;
 
@@ -26,6 +28,10 @@ pub struct Options {
 enum Medium {
     /// An ISO that PCs boot from a CD or a USB stick, by BIOS and by UEFI
     Pc(pc::Options),
+    /// A folder and an SD-card image for the Raspberry Pi 4
+    Rpi4(rpi4::Options),
+    /// A payload for m1n1, which starts it on Macs with M1 and M2
+    Apple(apple::Options),
 }
 
 /// What every medium is made of.
@@ -60,5 +66,7 @@ impl Content {
 pub fn run(workspace: &Workspace, options: &Options) -> Result<()> {
     match &options.medium {
         Medium::Pc(options) => pc::run(workspace, options),
+        Medium::Rpi4(options) => rpi4::run(workspace, options),
+        Medium::Apple(options) => apple::run(workspace, options),
     }
 }
