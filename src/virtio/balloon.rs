@@ -1,5 +1,8 @@
 //! The traditional memory balloon (virtio 5.5).
 
+#[cfg(test)]
+mod tests;
+
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 

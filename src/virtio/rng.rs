@@ -1,5 +1,8 @@
 //! The entropy device (virtio 5.4).
 
+#[cfg(test)]
+mod tests;
+
 use alloc::sync::Arc;
 use alloc::vec;
 use alloc::vec::Vec;

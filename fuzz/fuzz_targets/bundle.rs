@@ -1,0 +1,4 @@
+//! See `fuzz_harness::bundle`.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| fuzz_harness::bundle(data));
