@@ -67,6 +67,7 @@ pub fn run(workspace: &Workspace, options: &Options) -> Result<()> {
         miri(workspace)?;
     }
     if !options.host {
+        trees(workspace, options)?;
         system(workspace, options)?;
     }
     println!("\nall passed in {}", shown(start.elapsed()));
@@ -162,6 +163,23 @@ fn run_within(command: &mut Command, limit: Duration) -> Result<bool> {
     process::output(Command::new("kill").args(["-KILL", "--", &format!("-{}", child.id())]))?;
     child.wait()?;
     Ok(false)
+}
+
+/// Reads the device trees of all boards of Debian's kernels and of all Apple machines that Linux knows; in a full run
+/// also what is left of each when it is cut and damaged.
+fn trees(workspace: &Workspace, options: &Options) -> Result<()> {
+    if options.filter.is_some() {
+        return Ok(());
+    }
+    boards::fetch(workspace)?;
+    let mutations = if options.full { "100" } else { "0" };
+    step(
+        "device trees",
+        cargo(workspace)
+            .args(["test", "-p", "platform", "--test", "corpus", "--", "--ignored"])
+            .env("BUNSHIN_DTB_CORPUS", boards::trees(workspace))
+            .env("BUNSHIN_DTB_MUTATIONS", mutations),
+    )
 }
 
 fn system(workspace: &Workspace, options: &Options) -> Result<()> {

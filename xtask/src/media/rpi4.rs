@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail};
 use clap::Args;
 use fatfs::{FatType, FileSystem, FormatVolumeOptions, FsOptions};
 use fscommon::StreamSlice;
-use mbrman::{BOOT_INACTIVE, CHS, MBR, MBRPartitionEntry};
+use gpt_disk_types::{Chs, MasterBootRecord, MbrPartitionRecord, U32Le};
 
 use super::Content;
 use crate::arch::Arch;
@@ -62,6 +62,9 @@ const PARTITION_START: u64 = 4 << 20;
 const LEAST_PARTITION: u64 = 64 << 20;
 /// FAT32 with logical block addresses.
 const PARTITION_TYPE: u8 = 0x0c;
+const MBR_SIGNATURE: [u8; 2] = [0x55, 0xaa];
+/// Cylinder, head and sector of what has only a logical address.
+const NO_CHS: Chs = Chs([0xfe, 0xff, 0xff]);
 
 /// Makes the folder and the image.
 ///
@@ -151,16 +154,19 @@ fn card(files: &[File]) -> Result<Vec<u8>> {
     let partition = partition.next_multiple_of(PARTITION_START);
     let size = PARTITION_START + partition;
     let mut disk = Cursor::new(vec![0; usize::try_from(size)?]);
-    let mut table = MBR::new_from(&mut disk, SECTOR as u32, *b"Bnsh")?;
-    table[1] = MBRPartitionEntry {
-        boot: BOOT_INACTIVE,
-        first_chs: CHS::empty(),
-        sys: PARTITION_TYPE,
-        last_chs: CHS::empty(),
-        starting_lba: (PARTITION_START / SECTOR) as u32,
-        sectors: u32::try_from(partition / SECTOR)?,
+    let sectors =
+        |bytes: u64| u32::try_from(bytes / SECTOR).map(|sectors| U32Le(sectors.to_le_bytes()));
+    let mut table: MasterBootRecord = bytemuck::Zeroable::zeroed();
+    table.signature = MBR_SIGNATURE;
+    table.partitions[0] = MbrPartitionRecord {
+        boot_indicator: 0,
+        start_chs: NO_CHS,
+        os_indicator: PARTITION_TYPE,
+        end_chs: NO_CHS,
+        starting_lba: sectors(PARTITION_START)?,
+        size_in_lba: sectors(partition)?,
     };
-    table.write_into(&mut disk)?;
+    disk.write_all(bytemuck::bytes_of(&table))?;
     let mut volume = StreamSlice::new(&mut disk, PARTITION_START, size)?;
     let options = FormatVolumeOptions::new()
         .fat_type(FatType::Fat32)
@@ -190,12 +196,16 @@ mod tests {
 
     use super::*;
 
+    fn table(card: &[u8]) -> MasterBootRecord {
+        bytemuck::pod_read_unaligned(&card[..512])
+    }
+
     /// Reads a file back from the first partition of a card.
     fn read_back(card: &[u8], name: &str) -> Result<Vec<u8>> {
-        let mut disk = Cursor::new(card.to_vec());
-        let table = MBR::read_from(&mut disk, SECTOR as u32)?;
-        let start = u64::from(table[1].starting_lba) * SECTOR;
-        let end = start + u64::from(table[1].sectors) * SECTOR;
+        let disk = Cursor::new(card.to_vec());
+        let table = table(card);
+        let start = u64::from(table.partitions[0].starting_lba.to_u32()) * SECTOR;
+        let end = start + u64::from(table.partitions[0].size_in_lba.to_u32()) * SECTOR;
         let system = FileSystem::new(StreamSlice::new(disk, start, end)?, FsOptions::new())?;
         let mut data = Vec::new();
         system.root_dir().open_file(name)?.read_to_end(&mut data)?;
@@ -213,8 +223,8 @@ mod tests {
         let settings = String::from_utf8(read_back(&card, CONFIGURATION).unwrap()).unwrap();
         assert!(settings.contains("dtoverlay=disable-bt"), "{settings}");
         assert!(!settings.contains("armstub"), "{settings}");
-        let table = MBR::read_from(&mut Cursor::new(&card), 512).unwrap();
-        assert_eq!(table[1].sys, PARTITION_TYPE);
+        assert_eq!(card[510..512], MBR_SIGNATURE);
+        assert_eq!(table(&card).partitions[0].os_indicator, PARTITION_TYPE);
         assert_eq!(&card[PARTITION_START as usize + 82..][..5], b"FAT32");
     }
 
