@@ -22,6 +22,7 @@ mod ram;
 mod svm;
 #[cfg(all(target_arch = "x86_64", target_os = "none"))]
 mod vcpu;
+#[cfg(all(target_arch = "x86_64", target_os = "none"))]
 mod virtio;
 #[cfg(all(target_arch = "x86_64", target_os = "none"))]
 mod vm;
