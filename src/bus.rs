@@ -27,7 +27,7 @@ impl Width {
     /// A value with the bits of this width set.
     #[inline]
     pub const fn mask(self) -> u64 {
-        u64::MAX >> (u64::BITS - (8 << self as u32))
+        u64::MAX >> u64::BITS.wrapping_sub(8 << self as u32)
     }
 
     /// The width of `bytes` bytes; `None` unless that is 1, 2, 4 or 8.
