@@ -55,10 +55,10 @@ pub fn bus(data: &[u8]) {
         let address = address + if operation & 16 != 0 { u64::from(input.u8()) } else { 0 };
         match (operation >> 2) & 3 {
             0 => {
-                if let Some((device, offset)) = bus.find(Space::Memory, address, width) {
-                    if let Ok(value) = device.read(offset, width) {
-                        assert!(value <= width.mask());
-                    }
+                if let Some((device, offset)) = bus.find(Space::Memory, address, width)
+                    && let Ok(value) = device.read(offset, width)
+                {
+                    assert!(value <= width.mask());
                 }
             }
             1 | 2 => {
