@@ -74,6 +74,7 @@ pub fn run(workspace: &Workspace, options: &Options) -> Result<ExitCode> {
     let arch = options.arch;
     let bundle = workspace.target().join("bundle.itb");
     let mut command = options.machine.command(options.arch, cpus, memory)?;
+    file.host_devices(&base).add_to(&mut command, arch);
     qemu::boot(&mut command, &workspace.image(arch), &bundle);
     if options.gdb {
         command.args(["-s", "-S"]);

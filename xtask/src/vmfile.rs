@@ -20,6 +20,7 @@ use crate::arch::Arch;
 use crate::build;
 use crate::fit::{self, NAME_LENGTH};
 use crate::kernel;
+use crate::qemu::Devices;
 use crate::setup::Guest;
 
 const MIB: u64 = 1 << 20;
@@ -59,6 +60,9 @@ pub struct Machine {
     pub cpus: Option<u32>,
     /// Bytes of its memory.
     pub memory: Option<Size>,
+    /// Files of its disks, in the order of their numbers.
+    #[serde(default)]
+    pub disks: Vec<String>,
 }
 
 /// One virtual machine.
@@ -263,6 +267,13 @@ impl VmFile {
         uplinks.map(|uplink| fit::Uplink { nic: uplink.nic, vlan: uplink.vlan }).collect()
     }
 
+    /// The virtio devices of an emulated host for these VMs; paths start at `base`.
+    pub fn host_devices(&self, base: &Path) -> Devices {
+        let disks = self.machine.disks.iter().map(|file| base.join(file)).collect();
+        let nics = self.uplinks.iter().map(|uplink| uplink.get_ref().nic.saturating_add(1)).max();
+        Devices { disks, nics: nics.unwrap_or(0) }
+    }
+
     /// Names of the project's small guests that it runs.
     pub fn small_guests(&self) -> impl Iterator<Item = &str> {
         self.vms.iter().filter_map(|vm| vm.get_ref().kernel.strip_prefix(SMALL_GUEST))
@@ -309,7 +320,7 @@ impl Vm {
         {
             bail!("reservation: budget = {budget} us is not 1 to period = {period} us");
         }
-        self.check_devices()?;
+        self.check_devices(machine)?;
         if self.cmdline.contains('\0') {
             bail!("cmdline holds a NUL character");
         }

@@ -10,7 +10,7 @@ use serde::Deserialize;
 use serde::de::{self, Deserializer};
 use toml::Spanned;
 
-use super::{Size, Vm};
+use super::{Machine, Size, Vm};
 use crate::disk::{self, Format, SparseImage};
 use crate::fit;
 
@@ -164,9 +164,16 @@ impl<'de> Deserialize<'de> for Mac {
 
 impl Vm {
     /// Checks each of its devices by itself.
-    pub(super) fn check_devices(&self) -> Result<()> {
+    pub(super) fn check_devices(&self, machine: &Machine) -> Result<()> {
+        let host_disks = machine.disks.len();
         for (index, disk) in self.disks.iter().enumerate() {
             disk.check().with_context(|| format!("disk {index}"))?;
+            if let Some(host) = disk.host
+                && host_disks > 0
+                && host as usize >= host_disks
+            {
+                bail!("disk {index}: host = {host}, but the machine has {host_disks} disks");
+            }
         }
         for (index, net) in self.nets.iter().enumerate() {
             check_vlan(net.vlan).with_context(|| format!("net {index}"))?;

@@ -197,6 +197,8 @@ fn devices_are_resolved() {
         ]
     );
     assert_eq!(web.devices, ["/pl061@9030000"]);
+    let devices = file.host_devices(Path::new("vms"));
+    assert_eq!((devices.nics, devices.disks.len()), (1, 0));
     let uplinks = file.resolve_uplinks();
     assert_eq!((uplinks[0].nic, uplinks[0].vlan), (0, Some(7)));
 }
@@ -221,6 +223,10 @@ fn errors_about_devices_name_the_file_and_the_line() {
         (replace("partition = 2", "partition = 0"), "f:2: vm \"web\": disk 1: partition = 0: pa"),
         (replace("partition = 2", "size = \"1M\""), "f:2: vm \"web\": disk 1: a host disk has no"),
         (replace("size = \"64M\"", ""), "f:2: vm \"web\": disk 2: no content: give image"),
+        (
+            format!("{}\n[machine]\ndisks = [\"a\"]\n", RICH),
+            "f:2: vm \"web\": disk 1: host = 1, but the machine has 1 disks",
+        ),
         (replace("vlan = 4094", "vlan = 4095"), "f:2: vm \"web\": net 1: vlan = 4095: a VLAN is"),
         (
             replace("52:54:00:00:01:02", "53:54:00:00:01:02"),
