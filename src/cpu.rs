@@ -6,6 +6,7 @@ mod tests;
 use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
+use core::fmt::Write;
 
 use log::{debug, error, warn};
 
@@ -13,9 +14,10 @@ use crate::address::{CpuId, Instant};
 use crate::backend::{Backend, Vcpu};
 use crate::bus::{BusFault, Near, Progress};
 use crate::exit::{Exit, IoAccess, Operation, PowerAnswer, PowerRequest};
-use crate::hypervisor::Hypervisor;
+use crate::hypervisor::{Hypervisor, Mail};
 use crate::scheduler::FairQueue;
 use crate::statistics::ExitKind;
+use crate::trace::{Recorder, Source};
 use crate::vcpu::Power;
 use crate::vm::{Transition, Vm};
 
@@ -36,6 +38,8 @@ struct Slot<B: Backend> {
     vcpu: B::Vcpu,
     vm: Arc<Vm<B>>,
     wait: Wait,
+    /// Its name in the flight recorder.
+    source: Source,
     /// Where a power-down suspend resumes.
     resume: Option<(crate::address::GuestAddress, u64)>,
     /// The device that it accessed last.
@@ -73,6 +77,7 @@ pub struct Cpu<'h, B: Backend> {
     hypervisor: &'h Hypervisor<B>,
     slots: Vec<Slot<B>>,
     queue: FairQueue,
+    recorder: Option<&'h Recorder>,
     /// When output that had to wait is due on the console.
     attention_due: Option<Instant>,
 }
@@ -81,13 +86,9 @@ impl<'h, B: Backend> Cpu<'h, B> {
     /// Host CPU `id` of `hypervisor`, with nothing to run yet.
     pub fn new(hypervisor: &'h Hypervisor<B>, id: CpuId) -> Self {
         let slice = hypervisor.backend.frequency().checked_div(SLICES_PER_SECOND).unwrap_or(0);
-        Cpu {
-            id,
-            hypervisor,
-            slots: Vec::new(),
-            queue: FairQueue::new(slice.max(1)),
-            attention_due: None,
-        }
+        let queue = FairQueue::new(slice.max(1));
+        let recorder = hypervisor.recorder(id);
+        Cpu { id, hypervisor, slots: Vec::new(), queue, recorder, attention_due: None }
     }
 
     /// Runs virtual CPUs for ever.
@@ -127,15 +128,28 @@ impl<'h, B: Backend> Cpu<'h, B> {
         if !mailbox.is_full() {
             return;
         }
-        for arrival in mailbox.take() {
-            self.queue.add(arrival.vm.config.weight);
-            self.slots.push(Slot {
-                vcpu: arrival.vcpu,
-                vm: arrival.vm,
-                wait: Wait::Nothing,
-                resume: None,
-                near: Near::default(),
-            });
+        for mail in mailbox.take() {
+            match mail {
+                Mail::Arrival { vcpu, vm } => {
+                    self.queue.add(vm.config.weight);
+                    let number = self.hypervisor.number(&vm).unwrap_or(usize::MAX);
+                    let source = Source::new(number, vcpu.handle().id().0);
+                    self.slots.push(Slot {
+                        vcpu,
+                        vm,
+                        wait: Wait::Nothing,
+                        source,
+                        resume: None,
+                        near: Near::default(),
+                    });
+                }
+                Mail::Start(vm) => {
+                    vm.start(&self.hypervisor.backend);
+                }
+                Mail::Request(vm, transition) => {
+                    vm.request(&self.hypervisor.backend, transition);
+                }
+            }
         }
     }
 
@@ -192,6 +206,7 @@ impl<'h, B: Backend> Cpu<'h, B> {
             slot.vcpu.start(entry, context);
         }
         slot.vcpu.load(shared);
+        slot.vcpu.handle().begin(now);
         let mut began = now;
         if shared {
             self.arm(index, began);
@@ -200,7 +215,7 @@ impl<'h, B: Backend> Cpu<'h, B> {
         }
         loop {
             let Some(slot) = self.slots.get_mut(index) else { return };
-            match run_on(self.hypervisor, slot) {
+            match run_on(self.hypervisor, self.recorder, slot) {
                 Next::Resume => {}
                 Next::Reconsider => {
                     if self.wants_attention() {
@@ -246,6 +261,7 @@ impl<'h, B: Backend> Cpu<'h, B> {
         let now = backend.now();
         self.queue.charge(index, now.0.saturating_sub(began.0));
         if let Some(slot) = self.slots.get_mut(index) {
+            slot.vcpu.handle().end(now);
             slot.vcpu.save();
             slot.vm.leave(backend);
         }
@@ -323,21 +339,29 @@ impl<'h, B: Backend> Cpu<'h, B> {
             if slot.vcpu.handle().take_wake() {
                 continue;
             }
+            slot.vcpu.handle().end(backend.now());
             let sleeper = self.earliest_deadline(Some(index));
             backend.set_timer([sleeper, self.attention_due].into_iter().flatten().min());
             backend.idle();
             // Time spent idle is nobody's.
             *began = backend.now();
+            if let Some(slot) = self.slots.get(index) {
+                slot.vcpu.handle().begin(*began);
+            }
         }
     }
 }
 
 /// Runs until there is more to do than to answer the guest.
 #[inline]
-fn run_on<B: Backend>(hypervisor: &Hypervisor<B>, slot: &mut Slot<B>) -> Next {
+fn run_on<B: Backend>(
+    hypervisor: &Hypervisor<B>,
+    recorder: Option<&Recorder>,
+    slot: &mut Slot<B>,
+) -> Next {
     loop {
         let exit = slot.vcpu.run();
-        let next = handle(hypervisor, slot, exit);
+        let next = handle(hypervisor, recorder, slot, exit);
         if next != Next::Resume {
             return next;
         }
@@ -346,7 +370,13 @@ fn run_on<B: Backend>(hypervisor: &Hypervisor<B>, slot: &mut Slot<B>) -> Next {
 
 /// The core's half of an exit.
 #[inline]
-fn handle<B: Backend>(hypervisor: &Hypervisor<B>, slot: &mut Slot<B>, exit: Exit) -> Next {
+fn handle<B: Backend>(
+    hypervisor: &Hypervisor<B>,
+    recorder: Option<&Recorder>,
+    slot: &mut Slot<B>,
+    exit: Exit,
+) -> Next {
+    let raw = slot.vcpu.raw_exit();
     let (next, kind) = match exit {
         Exit::Io(access) => (perform_io(slot, access), ExitKind::Io),
         Exit::UndecodedIo { address } => {
@@ -372,11 +402,14 @@ fn handle<B: Backend>(hypervisor: &Hypervisor<B>, slot: &mut Slot<B>, exit: Exit
         Exit::HostInterrupt => (Next::Reconsider, ExitKind::HostInterrupt),
         Exit::Debug => (Next::Resume, ExitKind::Other),
         Exit::Fatal(reason) => {
-            die(hypervisor, slot, &reason);
+            die(hypervisor, recorder, slot, &reason);
             (Next::Leave, ExitKind::Other)
         }
     };
     slot.vcpu.handle().exits.count(kind);
+    if let Some(recorder) = recorder {
+        recorder.record(hypervisor.backend.now(), slot.source, kind, raw);
+    }
     next
 }
 
@@ -461,11 +494,26 @@ fn stop<B: Backend>(backend: &B, slot: &Slot<B>, transition: Transition) -> Next
 }
 
 /// Reports a guest that cannot go on and stops it, and it alone.
-fn die<B: Backend>(hypervisor: &Hypervisor<B>, slot: &mut Slot<B>, reason: &crate::exit::Fatal) {
+fn die<B: Backend>(
+    hypervisor: &Hypervisor<B>,
+    recorder: Option<&Recorder>,
+    slot: &mut Slot<B>,
+    reason: &crate::exit::Fatal,
+) {
+    /// Exits before the last that a report shows.
+    const EXITS: usize = 8;
     let raw = slot.vcpu.raw_exit();
     let mut registers = String::new();
     // Writing to a string fails only with the memory that the report would need.
     let _ = slot.vcpu.report(&mut registers);
+    for event in recorder.iter().flat_map(|recorder| recorder.last(slot.source, EXITS)) {
+        let ago = hypervisor.backend.now().0.saturating_sub(event.time.0);
+        let (kind, cause, address) = (event.kind.name(), event.cause, event.address);
+        let _ = write!(
+            registers,
+            "\n  {ago} ticks before: {kind}, cause {cause:#x}, address {address:#x}"
+        );
+    }
     error!(
         "vm \"{}\": vcpu {}: {reason}; cause {:#x}, detail {:#x}, address {:#x}\n{registers}",
         slot.vm.config.name,

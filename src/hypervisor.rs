@@ -10,25 +10,36 @@ use spin::mutex::TicketMutex;
 
 use crate::address::{CpuId, Instant};
 use crate::backend::{Backend, Vcpu};
-use crate::console::Console;
+use crate::console::{Channel, Console};
+use crate::monitor::Session;
+use crate::trace::Recorder;
 use crate::uplink::Uplinks;
-use crate::vm::{State, Vm};
+use crate::vm::{State, Transition, Vm};
 
-/// A virtual CPU on its way to its host CPU.
-pub(crate) struct Arrival<B: Backend> {
-    pub(crate) vcpu: B::Vcpu,
-    pub(crate) vm: Arc<Vm<B>>,
+/// What a host CPU is told to do.
+pub(crate) enum Mail<B: Backend> {
+    /// Take in a virtual CPU.
+    Arrival {
+        /// The virtual CPU.
+        vcpu: B::Vcpu,
+        /// Its virtual machine.
+        vm: Arc<Vm<B>>,
+    },
+    /// Load the images of a virtual machine and start it.
+    Start(Arc<Vm<B>>),
+    /// Ask for a transition.
+    Request(Arc<Vm<B>>, Transition),
 }
 
 /// What others leave for a host CPU.
 pub(crate) struct Mailbox<B: Backend> {
-    arrivals: TicketMutex<Vec<Arrival<B>>>,
+    mail: TicketMutex<Vec<Mail<B>>>,
     full: AtomicBool,
 }
 
 impl<B: Backend> Mailbox<B> {
     fn new() -> Self {
-        Mailbox { arrivals: TicketMutex::new(Vec::new()), full: AtomicBool::new(false) }
+        Mailbox { mail: TicketMutex::new(Vec::new()), full: AtomicBool::new(false) }
     }
 
     #[inline]
@@ -36,15 +47,15 @@ impl<B: Backend> Mailbox<B> {
         self.full.load(Ordering::Acquire)
     }
 
-    pub(crate) fn take(&self) -> Vec<Arrival<B>> {
-        let mut arrivals = self.arrivals.lock();
+    pub(crate) fn take(&self) -> Vec<Mail<B>> {
+        let mut mail = self.mail.lock();
         self.full.store(false, Ordering::Release);
-        core::mem::take(&mut arrivals)
+        core::mem::take(&mut mail)
     }
 
-    fn put(&self, arrival: Arrival<B>) {
-        let mut arrivals = self.arrivals.lock();
-        arrivals.push(arrival);
+    fn put(&self, letter: Mail<B>) {
+        let mut mail = self.mail.lock();
+        mail.push(letter);
         self.full.store(true, Ordering::Release);
     }
 }
@@ -62,6 +73,12 @@ pub struct Hypervisor<B: Backend> {
     pub uplinks: Uplinks,
     /// Start-up is over: every virtual machine that is to start has been told to.
     complete: AtomicBool,
+    /// The host stays on although no virtual machine runs.
+    stay_on: AtomicBool,
+    /// Last exits of each host CPU.
+    recorders: Vec<Recorder>,
+    /// Whoever is at the monitor, by channel.
+    sessions: TicketMutex<Vec<(Channel, Session)>>,
 }
 
 /// The host CPU that looks at devices without interrupt.
@@ -77,6 +94,44 @@ impl<B: Backend> Hypervisor<B> {
             vms: TicketMutex::new(Vec::new()),
             uplinks: Uplinks::new(),
             complete: AtomicBool::new(false),
+            stay_on: AtomicBool::new(false),
+            recorders: (0..cpus).map(|_| Recorder::new()).collect(),
+            sessions: TicketMutex::new(Vec::new()),
+        }
+    }
+
+    /// The flight recorder of a host CPU.
+    pub fn recorder(&self, cpu: CpuId) -> Option<&Recorder> {
+        self.recorders.get(cpu.0)
+    }
+
+    /// The number of a virtual machine in the order in which they were added.
+    pub(crate) fn number(&self, vm: &Arc<Vm<B>>) -> Option<usize> {
+        self.vms.lock().iter().position(|other| Arc::ptr_eq(other, vm))
+    }
+
+    /// Has a virtual machine started where it lives: that takes a while.
+    pub fn start(&self, vm: &Arc<Vm<B>>) {
+        self.stay_on(false);
+        self.send(vm, Mail::Start(vm.clone()));
+    }
+
+    /// Has a virtual machine asked for a transition where it lives.
+    pub fn ask(&self, vm: &Arc<Vm<B>>, transition: Transition) {
+        self.send(vm, Mail::Request(vm.clone(), transition));
+    }
+
+    /// Whether the host stays on although no virtual machine runs.
+    pub(crate) fn stay_on(&self, on: bool) {
+        self.stay_on.store(on, Ordering::Release);
+    }
+
+    /// Sends mail to the home of the first virtual CPU.
+    fn send(&self, vm: &Arc<Vm<B>>, mail: Mail<B>) {
+        let Some(home) = vm.vcpus.first().map(|vcpu| vcpu.home()) else { return };
+        if let Some(mailbox) = self.mailbox(home) {
+            mailbox.put(mail);
+            self.backend.kick(home);
         }
     }
 
@@ -97,7 +152,7 @@ impl<B: Backend> Hypervisor<B> {
             let home = vcpu.handle().home();
             match self.mailboxes.get(home.0) {
                 Some(mailbox) => {
-                    mailbox.put(Arrival { vcpu, vm: vm.clone() });
+                    mailbox.put(Mail::Arrival { vcpu, vm: vm.clone() });
                     self.backend.kick(home);
                 }
                 None => warn!("vm \"{}\": no host CPU {}", vm.config.name, home.0),
@@ -111,13 +166,31 @@ impl<B: Backend> Hypervisor<B> {
         self.console.wants_attention() || self.uplinks.wants_attention(cpu == POLLER)
     }
 
-    /// Looks after the console and the uplinks, on `cpu`. Returns when that has
-    /// to be done again, if nothing happens before.
+    /// Looks after the console, the monitor and the uplinks, on `cpu`. Returns
+    /// when that has to be done again, if nothing happens before.
     pub(crate) fn attend(&self, cpu: CpuId) -> Option<Instant> {
-        let (_typed, console) = self.console.work();
+        let console = self.console.work();
+        self.obey();
         let (now, frequency) = (self.backend.now(), self.backend.frequency());
         let uplinks = self.uplinks.serve(now, frequency, cpu == POLLER);
         [console, uplinks].into_iter().flatten().min()
+    }
+
+    /// Has the monitor read what was typed for it.
+    fn obey(&self) {
+        // Whoever has the sessions looks for more before it goes.
+        while let Some(mut sessions) = self.sessions.try_lock() {
+            let Some((channel, commands)) = self.console.take_commands() else { break };
+            let place = sessions.iter().position(|(other, _)| *other == channel);
+            let place = place.unwrap_or_else(|| {
+                sessions.push((channel, Session::new(self.console.is_terminal(channel))));
+                sessions.len().saturating_sub(1)
+            });
+            if let Some((_, session)) = sessions.get_mut(place) {
+                let answer = session.feed(self, &commands);
+                self.console.answer(channel, &answer);
+            }
+        }
     }
 
     /// The virtual machines at this moment.
@@ -133,7 +206,7 @@ impl<B: Backend> Hypervisor<B> {
 
     /// Whether some virtual machine has run and none does any more.
     pub(crate) fn all_stopped(&self) -> bool {
-        if !self.complete.load(Ordering::Acquire) {
+        if !self.complete.load(Ordering::Acquire) || self.stay_on.load(Ordering::Acquire) {
             return false;
         }
         let vms = self.vms.lock();

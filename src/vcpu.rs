@@ -1,11 +1,11 @@
 //! The part of a virtual CPU that everybody may see: power state, wake-up
 //! flag and counters. Its registers belong to the host CPU that runs it.
 
-use core::sync::atomic::{AtomicBool, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use spin::mutex::TicketMutex;
 
-use crate::address::{CpuId, GuestAddress, VcpuId};
+use crate::address::{CpuId, GuestAddress, Instant, VcpuId};
 use crate::exit::PowerAnswer;
 use crate::statistics::ExitCounters;
 
@@ -34,6 +34,10 @@ pub struct VcpuHandle {
     woken: AtomicBool,
     /// Exits by kind.
     pub exits: ExitCounters,
+    /// Ticks for which it had a host CPU, up to when it got the present one.
+    ran: AtomicU64,
+    /// When it got the host CPU on which it is; 0 when it has none.
+    since: AtomicU64,
 }
 
 impl VcpuHandle {
@@ -45,6 +49,30 @@ impl VcpuHandle {
             power: TicketMutex::new(Power::Off),
             woken: AtomicBool::new(false),
             exits: ExitCounters::default(),
+            ran: AtomicU64::new(0),
+            since: AtomicU64::new(0),
+        }
+    }
+
+    /// Ticks for which it had a host CPU, exits included, until `now`.
+    pub fn time(&self, now: Instant) -> u64 {
+        let since = self.since.load(Ordering::Relaxed);
+        let present = if since == 0 { 0 } else { now.0.saturating_sub(since) };
+        self.ran.load(Ordering::Relaxed).saturating_add(present)
+    }
+
+    /// It gets its host CPU. Only that CPU calls this.
+    pub(crate) fn begin(&self, now: Instant) {
+        self.since.store(now.0.max(1), Ordering::Relaxed);
+    }
+
+    /// It has to give its host CPU away, or idles.
+    pub(crate) fn end(&self, now: Instant) {
+        let since = self.since.swap(0, Ordering::Relaxed);
+        if since != 0 {
+            let ran = self.ran.load(Ordering::Relaxed);
+            let more = now.0.saturating_sub(since);
+            self.ran.store(ran.saturating_add(more), Ordering::Relaxed);
         }
     }
 
@@ -137,5 +165,16 @@ mod tests {
         assert!(vcpu.take_wake());
         assert!(!vcpu.take_wake());
         assert!(vcpu.wake());
+    }
+
+    #[test]
+    fn time_counts_while_there_is_a_host_cpu() {
+        let vcpu = VcpuHandle::new(VcpuId(0), CpuId(0));
+        assert_eq!(vcpu.time(Instant(50)), 0);
+        vcpu.begin(Instant(100));
+        assert_eq!(vcpu.time(Instant(130)), 30);
+        vcpu.end(Instant(140));
+        vcpu.end(Instant(200));
+        assert_eq!(vcpu.time(Instant(300)), 40);
     }
 }

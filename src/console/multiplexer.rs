@@ -54,6 +54,10 @@ struct Input {
     busy: bool,
     /// The port has got space meanwhile.
     again: bool,
+    /// It leads to the monitor.
+    commands_only: bool,
+    /// What the monitor has not read yet.
+    commands: VecDeque<u8>,
 }
 
 struct State {
@@ -63,8 +67,8 @@ struct State {
     typed: VecDeque<u8>,
     /// By channel.
     inputs: Vec<Input>,
-    /// Who had the focus before the monitor got it.
-    previous: Option<usize>,
+    /// Channels of virtual machines, in the order in which they were added.
+    machines: Vec<usize>,
     /// The line is to interrupt when it has space.
     wants_space: bool,
 }
@@ -91,7 +95,7 @@ impl Console {
                 keys: Keys::new(),
                 typed: VecDeque::new(),
                 inputs: Vec::new(),
-                previous: None,
+                machines: Vec::new(),
                 wants_space: false,
             }),
             history: TicketMutex::new(History::new()),
@@ -106,7 +110,10 @@ impl Console {
             let mut state = self.state.lock();
             state.terminal.set_frequency(line.frequency());
             state.add("log", Kind::Log);
-            state.add("monitor", Kind::Monitor);
+            let monitor = state.add("monitor", Kind::Monitor);
+            if let Some(input) = state.inputs.get_mut(monitor) {
+                input.commands_only = true;
+            }
             line
         });
     }
@@ -125,8 +132,21 @@ impl Console {
     pub fn add(&self, name: &str, wants_focus: bool) -> Channel {
         let mut state = self.state.lock();
         let channel = state.add(name, Kind::Machine);
+        state.machines.push(channel);
         if wants_focus && state.terminal.focus().is_none() {
             state.terminal.set_focus(Some(channel));
+        }
+        Channel(channel)
+    }
+
+    /// Adds a way to the monitor for a program in a virtual machine: what it
+    /// sends through a [`Console::port`] of the channel are commands, what it
+    /// receives are answers.
+    pub fn add_control(&self, name: &str) -> Channel {
+        let mut state = self.state.lock();
+        let channel = state.add(name, Kind::Monitor);
+        if let Some(input) = state.inputs.get_mut(channel) {
+            input.commands_only = true;
         }
         Channel(channel)
     }
@@ -171,9 +191,9 @@ impl Console {
     }
 
     /// Looks at what the user typed and at output that had to wait. Returns
-    /// what was typed for the monitor, and when output has to be looked at
-    /// again. Called by a host CPU that is between two exits.
-    pub fn work(&self) -> (Vec<u8>, Option<Instant>) {
+    /// when output has to be looked at again. Called by a host CPU that is
+    /// between two exits.
+    pub fn work(&self) -> Option<Instant> {
         self.attention.store(false, Ordering::Release);
         loop {
             let action = {
@@ -193,8 +213,6 @@ impl Console {
         }
         let mut state = self.state.lock();
         let focus = state.terminal.focus();
-        let monitor = state.inputs.get_mut(MONITOR);
-        let typed = monitor.map(|input| core::mem::take(&mut input.waiting)).unwrap_or_default();
         if let Some(line) = self.line.get() {
             self.pump(*line, &mut state);
         }
@@ -203,19 +221,48 @@ impl Console {
         if let Some(channel) = focus {
             self.deliver(channel);
         }
-        (typed.into(), deadline)
+        deadline
+    }
+
+    /// Commands for the monitor that nobody has read yet, and where they come from.
+    pub fn take_commands(&self) -> Option<(Channel, Vec<u8>)> {
+        let mut state = self.state.lock();
+        let (channel, input) =
+            state.inputs.iter_mut().enumerate().find(|(_, input)| !input.commands.is_empty())?;
+        let commands = core::mem::take(&mut input.commands);
+        Some((Channel(channel), commands.into()))
+    }
+
+    /// Whether a person at the host's terminal sends through `channel`, not a program.
+    pub fn is_terminal(&self, channel: Channel) -> bool {
+        channel.0 == MONITOR
+    }
+
+    /// The monitor's answer to commands from `channel`. What a program does not
+    /// read is dropped after 64 KiB.
+    pub fn answer(&self, channel: Channel, text: &str) {
+        const LIMIT: usize = 64 << 10;
+        if self.is_terminal(channel) {
+            return self.send(MONITOR, text.as_bytes());
+        }
+        {
+            let mut state = self.state.lock();
+            let Some(input) = state.inputs.get_mut(channel.0) else { return };
+            let space = LIMIT.saturating_sub(input.waiting.len());
+            input.waiting.extend(text.bytes().take(space));
+        }
+        self.deliver(channel.0);
     }
 
     /// Gives the focus to virtual machine `number` in the order in which they
     /// were added; false when there is none.
     pub fn focus_machine(&self, number: usize) -> bool {
-        let channel = number.saturating_add(MONITOR).saturating_add(1);
         let mut state = self.state.lock();
-        if channel >= state.inputs.len() {
+        let Some(channel) = state.machines.get(number).copied() else {
             drop(state);
             self.tell(&format!("there is no VM {}", number.saturating_add(1)));
             return false;
-        }
+        };
         state.terminal.set_focus(Some(channel));
         let name = String::from(state.terminal.name(channel));
         drop(state);
@@ -227,29 +274,15 @@ impl Console {
     /// Gives the focus to the monitor, and a line end, so that it prompts.
     pub fn focus_monitor(&self) {
         let mut state = self.state.lock();
-        let before = state.terminal.focus();
-        if before == Some(MONITOR) {
+        if state.terminal.focus() == Some(MONITOR) {
             return;
         }
-        state.previous = before;
         state.terminal.set_focus(Some(MONITOR));
         if let Some(input) = state.inputs.get_mut(MONITOR) {
-            input.waiting.push_back(b'\r');
+            input.commands.push_back(b'\r');
         }
         drop(state);
         self.tell("monitor; `help` lists its commands");
-    }
-
-    /// Takes the focus from the monitor back to whoever had it before.
-    pub fn leave_monitor(&self) {
-        let mut state = self.state.lock();
-        let previous = state.previous;
-        state.terminal.set_focus(previous);
-    }
-
-    /// The monitor says something.
-    pub fn write_monitor(&self, text: &str) {
-        self.send(MONITOR, text.as_bytes());
     }
 
     /// The last lines of the log, oldest first.
@@ -272,13 +305,12 @@ impl Console {
         let mut state = self.state.lock();
         let Some(channel) = state.terminal.focus() else { return };
         let Some(input) = state.inputs.get_mut(channel) else { return };
-        if input.waiting.len() < INPUT {
-            input.waiting.push_back(byte);
+        let queue = if input.commands_only { &mut input.commands } else { &mut input.waiting };
+        if queue.len() < INPUT {
+            queue.push_back(byte);
         }
         drop(state);
-        if channel != MONITOR {
-            self.deliver(channel);
-        }
+        self.deliver(channel);
     }
 
     /// Hands waiting input to the guest as far as it has space. No lock is
@@ -318,7 +350,14 @@ impl Console {
         self.pump(*line, &mut state);
         let waits = state.terminal.deadline().is_some();
         drop(state);
-        if waits
+        if waits {
+            self.call_attention();
+        }
+    }
+
+    /// Has this CPU's loop call [`Console::work`] soon.
+    pub(crate) fn call_attention(&self) {
+        if let Some(line) = self.line.get()
             && self.by_interrupt.load(Ordering::Acquire)
             && !self.attention.swap(true, Ordering::AcqRel)
         {
@@ -419,13 +458,18 @@ impl Port {
         });
     }
 
-    /// What the guest uses is what the user types to.
-    fn used(&self) {
-        let Some(number) = self.number.get() else { return };
+    /// What the guest uses is what the user types to. True when `bytes` were
+    /// commands.
+    fn used(&self, bytes: &[u8]) -> bool {
+        let Some(number) = self.number.get() else { return false };
         let mut state = self.console.state.lock();
-        if let Some(input) = state.inputs.get_mut(self.channel) {
-            input.current = *number;
+        let Some(input) = state.inputs.get_mut(self.channel) else { return false };
+        input.current = *number;
+        if input.commands_only {
+            let space = INPUT.saturating_sub(input.commands.len());
+            input.commands.extend(bytes.iter().take(space));
         }
+        input.commands_only
     }
 }
 
@@ -435,8 +479,11 @@ impl ConsoleSink for Port {
     }
 
     fn write(&self, bytes: &[u8]) {
-        self.used();
-        self.console.send(self.channel, bytes);
+        if self.used(bytes) {
+            self.console.call_attention();
+        } else {
+            self.console.send(self.channel, bytes);
+        }
     }
 
     fn ready(&self) {
