@@ -15,7 +15,7 @@ use crate::backend::{Backend, Vcpu};
 use crate::bus::{BusFault, Near, Progress};
 use crate::exit::{Exit, IoAccess, Operation, PowerAnswer, PowerRequest};
 use crate::hypervisor::{Hypervisor, Mail};
-use crate::scheduler::FairQueue;
+use crate::scheduler::{Bandwidth, RunQueue};
 use crate::statistics::ExitKind;
 use crate::trace::{Recorder, Source};
 use crate::vcpu::Power;
@@ -76,7 +76,7 @@ pub struct Cpu<'h, B: Backend> {
     id: CpuId,
     hypervisor: &'h Hypervisor<B>,
     slots: Vec<Slot<B>>,
-    queue: FairQueue,
+    queue: RunQueue,
     recorder: Option<&'h Recorder>,
     /// When output that had to wait is due on the console.
     attention_due: Option<Instant>,
@@ -86,7 +86,7 @@ impl<'h, B: Backend> Cpu<'h, B> {
     /// Host CPU `id` of `hypervisor`, with nothing to run yet.
     pub fn new(hypervisor: &'h Hypervisor<B>, id: CpuId) -> Self {
         let slice = hypervisor.backend.frequency().checked_div(SLICES_PER_SECOND).unwrap_or(0);
-        let queue = FairQueue::new(slice.max(1));
+        let queue = RunQueue::new(slice.max(1));
         let recorder = hypervisor.recorder(id);
         Cpu { id, hypervisor, slots: Vec::new(), queue, recorder, attention_due: None }
     }
@@ -107,7 +107,7 @@ impl<'h, B: Backend> Cpu<'h, B> {
         }
         let now = self.hypervisor.backend.now();
         self.refresh(now, None);
-        match self.queue.pick() {
+        match self.queue.pick(now) {
             Some(index) => self.run_slot(index, now),
             None => {
                 if self.hypervisor.all_stopped() {
@@ -131,7 +131,11 @@ impl<'h, B: Backend> Cpu<'h, B> {
         for mail in mailbox.take() {
             match mail {
                 Mail::Arrival { vcpu, vm } => {
-                    self.queue.add(vm.config.weight);
+                    let reservation = vm.config.reservation.map(|r| Bandwidth {
+                        budget: self.ticks(r.budget_us),
+                        period: self.ticks(r.period_us),
+                    });
+                    self.queue.add(vm.config.weight, reservation);
                     let number = self.hypervisor.number(&vm).unwrap_or(usize::MAX);
                     let source = Source::new(number, vcpu.handle().id().0);
                     self.slots.push(Slot {
@@ -176,7 +180,7 @@ impl<'h, B: Backend> Cpu<'h, B> {
                         }
                     },
                 };
-            self.queue.set_runnable(index, runnable);
+            self.queue.set_runnable(index, runnable, now);
         }
     }
 
@@ -231,7 +235,7 @@ impl<'h, B: Backend> Cpu<'h, B> {
                     if shared {
                         let now = backend.now();
                         self.settle(index, &mut began, now);
-                        if self.queue.pick() != Some(index) {
+                        if self.queue.pick(now) != Some(index) {
                             break;
                         }
                         self.arm(index, began);
@@ -242,9 +246,9 @@ impl<'h, B: Backend> Cpu<'h, B> {
                         let now = backend.now();
                         self.settle(index, &mut began, now);
                         if self.queue.contended(index) {
-                            // A spinning guest gives the rest of its slice away.
-                            let rest = backend.frequency().checked_div(SLICES_PER_SECOND);
-                            self.queue.charge(index, rest.unwrap_or(0));
+                            // Whom it waits for is most likely one of its own machine.
+                            let sibling = self.sibling(index);
+                            self.queue.give_way(index, sibling);
                             break;
                         }
                     }
@@ -265,6 +269,26 @@ impl<'h, B: Backend> Cpu<'h, B> {
             slot.vcpu.save();
             slot.vm.leave(backend);
         }
+    }
+
+    /// Another virtual CPU of the same machine that waits for this host CPU.
+    fn sibling(&self, index: usize) -> Option<usize> {
+        let vm = &self.slots.get(index)?.vm;
+        let mut others = self.slots.iter().enumerate().cycle().skip(index.saturating_add(1));
+        others
+            .by_ref()
+            .take(self.slots.len().saturating_sub(1))
+            .find(|(other, slot)| Arc::ptr_eq(&slot.vm, vm) && self.queue.is_runnable(*other))
+            .map(|(other, _)| other)
+    }
+
+    /// Ticks of so many microseconds.
+    fn ticks(&self, microseconds: u32) -> u64 {
+        let ticks = u128::from(microseconds)
+            .saturating_mul(u128::from(self.hypervisor.backend.frequency()))
+            .checked_div(1_000_000)
+            .unwrap_or(0);
+        u64::try_from(ticks).unwrap_or(u64::MAX).max(1)
     }
 
     /// Whether somebody has to look after the console and the uplinks.
@@ -290,9 +314,11 @@ impl<'h, B: Backend> Cpu<'h, B> {
     }
 
     /// Arms the timer for the end of the slice or the first sleeper's timer.
-    fn arm(&self, index: usize, now: Instant) {
+    fn arm(&mut self, index: usize, now: Instant) {
         let sleeper = self.earliest_deadline(Some(index));
-        let slice = self.queue.contended(index).then(|| self.queue.slice_end(now));
+        let contended = self.queue.contended(index);
+        let slice = self.queue.slice_end(index, now);
+        let slice = contended.then_some(slice);
         let first = [sleeper, slice, self.attention_due].into_iter().flatten().min();
         self.hypervisor.backend.set_timer(first);
     }
@@ -328,7 +354,7 @@ impl<'h, B: Backend> Cpu<'h, B> {
                 self.settle(index, began, now);
                 if pending {
                     self.arm(index, now);
-                    return self.queue.pick() == Some(index);
+                    return self.queue.pick(now) == Some(index);
                 }
             }
             let Some(slot) = self.slots.get_mut(index) else { return false };

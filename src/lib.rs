@@ -33,6 +33,7 @@ pub mod hypervisor;
 pub mod memory;
 pub mod monitor;
 pub mod network;
+pub mod placement;
 pub mod scheduler;
 pub mod statistics;
 pub mod trace;

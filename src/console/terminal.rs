@@ -237,10 +237,15 @@ impl Terminal {
     /// A line of a channel without the focus. Control characters stay out:
     /// they could pretend to come from somebody else.
     fn stage_line(&mut self, channel: usize) {
-        let Some(output) = self.outputs.get_mut(channel) else { return };
         let broken = self.within;
+        let of_monitor = self
+            .focus
+            .and_then(|channel| self.outputs.get(channel))
+            .is_some_and(|focused| focused.kind == Kind::Monitor);
+        let Some(output) = self.outputs.get_mut(channel) else { return };
         if broken {
-            self.staged.extend(b"\r\n");
+            // The monitor's line is erased (ECMA-48 EL) and shown again below.
+            self.staged.extend(if of_monitor { &b"\r\x1b[K"[..] } else { b"\r\n" });
         }
         let mut escape = Escape::None;
         if output.kind == Kind::Log {
@@ -274,9 +279,7 @@ impl Terminal {
             self.report_loss(&name, lost);
         }
         self.within = false;
-        if broken
-            && self.focus.and_then(|f| self.outputs.get(f)).is_some_and(|o| o.kind == Kind::Monitor)
-        {
+        if broken && of_monitor {
             // The user goes on where he was.
             self.staged.extend(&self.open);
             self.within = true;
@@ -392,7 +395,7 @@ mod tests {
         terminal.push(monitor, b"> sta");
         assert_eq!(shown(&mut terminal, 0), "> sta");
         terminal.push(b, b"line\n");
-        assert_eq!(shown(&mut terminal, 100), "\r\n[b] line\r\n> sta");
+        assert_eq!(shown(&mut terminal, 100), "\r\x1b[K[b] line\r\n> sta");
         terminal.push(monitor, b"ts\r\n");
         assert_eq!(shown(&mut terminal, 100), "ts\r\n");
     }

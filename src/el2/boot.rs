@@ -11,8 +11,9 @@ use bunshin::assembly::HostResources;
 use bunshin::bundle;
 use bunshin::config::{DiskConfig, DiskSource, MachineConfig, Payload, VmConfig};
 use bunshin::cpu;
-use bunshin::hypervisor::{Hypervisor, Placement};
+use bunshin::hypervisor::Hypervisor;
 use bunshin::network::Switch;
+use bunshin::placement::Placement;
 use drivers::pins::{self, HeaderSerial};
 use gic::Affinity;
 use gic::host::{Controller, CpuInterface, aic, v2, v3};
@@ -293,15 +294,19 @@ fn start(
     );
     info!("hypervisor heap: {} KiB free", heap::free() >> 10);
     let resources = resources(platform, config.as_ref(), hypervisor);
-    let mut placement = Placement::new(online);
-    for vm in config.iter().flat_map(|config| &config.vms) {
-        match builder::build(hypervisor, &resources, &mut placement, vm) {
+    let vms = config.iter().flat_map(|config| &config.vms);
+    let placement = Placement::new(online, vms.clone());
+    for vm in vms {
+        match builder::build(hypervisor, &resources, &placement, vm) {
             Ok(built) => {
                 if vm.autostart && !built.start(&hypervisor.backend) {
                     console::CONSOLE.withdraw_focus(&vm.name);
                 }
             }
-            Err(reason) => error!("vm \"{}\": {reason}", vm.name),
+            Err(reason) => {
+                error!("vm \"{}\": {reason}", vm.name);
+                console::CONSOLE.withdraw_focus(&vm.name);
+            }
         }
     }
     console::CONSOLE.use_interrupts();

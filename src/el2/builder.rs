@@ -15,7 +15,8 @@ use bunshin::device::clock::WallClock;
 use bunshin::device::flash::ErasedFlash;
 use bunshin::device::pl011::{Pl011, Revision};
 use bunshin::device::pl031::Pl031;
-use bunshin::hypervisor::{Hypervisor, Placement};
+use bunshin::hypervisor::Hypervisor;
+use bunshin::placement::Placement;
 use bunshin::vcpu::VcpuHandle;
 use bunshin::vm::Vm;
 use gic::vgic::{Config, Version};
@@ -69,10 +70,11 @@ fn failed(reason: impl core::fmt::Display) -> String {
 pub(crate) fn build(
     hypervisor: &'static Hypervisor<El2>,
     resources: &HostResources,
-    placement: &mut Placement,
+    placement: &Placement,
     config: &VmConfig,
 ) -> Result<Arc<Vm<El2>>, String> {
     let count = config.vcpus as usize;
+    let homes = placement.homes(config)?;
     let ram = Ram::allocate(layout::RAM_BASE.get(), config.memory).ok_or_else(|| {
         format!(
             "memory: no {} MiB of host memory left ({} MiB are free); give less",
@@ -102,8 +104,10 @@ pub(crate) fn build(
         stolen_time,
         vcpus: Once::new(),
     });
-    let handles: Vec<Arc<VcpuHandle>> = (0..count)
-        .map(|number| Arc::new(VcpuHandle::new(VcpuId(number), placement.place(&config.cpus))))
+    let handles: Vec<Arc<VcpuHandle>> = homes
+        .into_iter()
+        .enumerate()
+        .map(|(number, home)| Arc::new(VcpuHandle::new(VcpuId(number), home)))
         .collect();
     machine.vcpus.call_once(|| handles.clone());
     let bus = devices(&machine, resources)?;

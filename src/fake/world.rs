@@ -15,7 +15,8 @@ use crate::bus::{Bus, Space};
 use crate::config::{MachineConfig, Payload, VmConfig};
 use crate::console::Console;
 use crate::cpu::Cpu;
-use crate::hypervisor::{Hypervisor, Placement};
+use crate::hypervisor::Hypervisor;
+use crate::placement::Placement;
 use crate::vcpu::VcpuHandle;
 use crate::vm::Vm;
 
@@ -115,7 +116,7 @@ impl World {
             cpus,
             Box::leak(Box::new(Console::new())),
         )));
-        let mut placement = Placement::new((0..cpus).map(CpuId));
+        let placement = Placement::new((0..cpus).map(CpuId), &config.vms);
         let (mut vms, mut devices) = (Vec::new(), Vec::new());
         for (config, (boots, others)) in config.vms.iter().zip(code) {
             let device = Arc::new(Recorder::default());
@@ -123,9 +124,9 @@ impl World {
             bus.attach(Space::Memory, DEVICE, Recorder::SIZE, device.clone()).unwrap();
             bus.attach(Space::Port, PORT, Recorder::SIZE, device.clone()).unwrap();
             let machine = Arc::new(FakeMachine::new(&host, boots, others));
-            let handles: Vec<_> = (0..config.vcpus as usize)
-                .map(|i| Arc::new(VcpuHandle::new(VcpuId(i), placement.place(&config.cpus))))
-                .collect();
+            let homes = placement.homes(config).unwrap().into_iter().enumerate();
+            let handles: Vec<_> =
+                homes.map(|(i, home)| Arc::new(VcpuHandle::new(VcpuId(i), home))).collect();
             machine.connect(handles.clone());
             let vcpus = handles.iter().map(|h| FakeVcpu::new(machine.clone(), h.clone())).collect();
             let vm = Arc::new(Vm::new(config.clone(), bus, machine, handles));

@@ -11,8 +11,9 @@ use bunshin::bundle;
 use bunshin::bus::Bus;
 use bunshin::config::{DiskConfig, DiskSource, MachineConfig, VmConfig};
 use bunshin::cpu::Cpu;
-use bunshin::hypervisor::{Hypervisor, Placement};
+use bunshin::hypervisor::Hypervisor;
 use bunshin::network::Switch;
+use bunshin::placement::Placement;
 use bunshin::uplink::Uplinks;
 use bunshin::vcpu::VcpuHandle;
 use bunshin::vm::Vm;
@@ -89,7 +90,6 @@ fn run<E: Engine>(
     log::info!("{} on {cpus} processors", E::NAME);
     let hypervisor = place.call_once(|| Hypervisor::new(X86::new(), cpus, &CONSOLE));
     decode::warm_up();
-    let mut placement = Placement::new((0..cpus).map(CpuId));
     let (bundle, machine) = match info.modules.first() {
         Some(module) => {
             let bundle = host::memory::module(*module);
@@ -103,18 +103,22 @@ fn run<E: Engine>(
             (hello::bytes(), MachineConfig::new(alloc::vec![hello::config()]))
         }
     };
+    let placement = Placement::new((0..cpus).map(CpuId), &machine.vms);
     let resources = resources(bundle, &machine, &hypervisor.uplinks);
     for config in machine.vms {
         let name = config.name.clone();
         let autostart = config.autostart;
-        match make_vm::<E>(config, &resources, &mut placement, kind) {
+        match make_vm::<E>(config, &resources, &placement, kind) {
             Ok((vm, vcpus)) => {
                 hypervisor.add(vm.clone(), vcpus);
                 if autostart && !vm.start(&hypervisor.backend) {
                     CONSOLE.withdraw_focus(&name);
                 }
             }
-            Err(reason) => log::error!("vm \"{name}\": {reason}"),
+            Err(reason) => {
+                log::error!("vm \"{name}\": {reason}");
+                CONSOLE.withdraw_focus(&name);
+            }
         }
     }
     CONSOLE.use_interrupts();
@@ -149,9 +153,10 @@ type Made<E> = (Arc<Vm<X86<E>>>, Vec<X86Vcpu<E>>);
 fn make_vm<E: Engine>(
     config: VmConfig,
     resources: &HostResources,
-    placement: &mut Placement,
+    placement: &Placement,
     kind: Kind,
 ) -> Result<Made<E>, String> {
+    let homes = placement.homes(&config)?;
     let huge = match kind {
         Kind::Npt => __cpuid(0x8000_0001).edx & CPUID_HUGE_PAGES != 0,
         Kind::Ept => vmx::huge_pages(),
@@ -187,8 +192,10 @@ fn make_vm<E: Engine>(
     let virtio = virtio::attach(&config, resources, &pc.ram, &pc.ioapic, console, &mut bus)?;
     pc.images.describe(virtio);
     let pc = Arc::new(pc);
-    let handles: Vec<_> = (0..apics.len())
-        .map(|id| Arc::new(VcpuHandle::new(VcpuId(id), placement.place(&config.cpus))))
+    let handles: Vec<_> = homes
+        .into_iter()
+        .enumerate()
+        .map(|(id, home)| Arc::new(VcpuHandle::new(VcpuId(id), home)))
         .collect();
     pc.connect(handles.clone());
     let vcpus = handles
