@@ -14,6 +14,8 @@ pub enum Key {
     Machine(usize),
     /// Ctrl-A m: the focus goes to the monitor.
     Monitor,
+    /// Ctrl-A b: the focus goes back to whoever had it before.
+    Back,
     /// Ctrl-A and any other key: the user wants to know the keys.
     Help,
 }
@@ -40,6 +42,7 @@ impl Keys {
         Some(match byte {
             CTRL_A | b'a' | b'A' => Key::Byte(CTRL_A),
             b'm' | b'M' => Key::Monitor,
+            b'b' | b'B' => Key::Back,
             b'0' => Key::Machine(9),
             b'1'..=b'9' => Key::Machine(usize::from(byte.saturating_sub(b'1'))),
             _ => Key::Help,
@@ -63,6 +66,7 @@ mod tests {
             (b"\x019m", &[None, Some(Key::Machine(8)), byte(b'm')]),
             (b"\x010", &[None, Some(Key::Machine(9))]),
             (b"\x01m", &[None, Some(Key::Monitor)]),
+            (b"\x01b", &[None, Some(Key::Back)]),
             (b"\x01?\x01x", &[None, Some(Key::Help), None, Some(Key::Help)]),
         ] {
             let mut keys = Keys::new();

@@ -37,7 +37,7 @@ const LOG: usize = 0;
 const MONITOR: usize = 1;
 
 const HELP: &str =
-    "Ctrl-A and: 1 to 9, 0: console of that VM; m: monitor; Ctrl-A or a: send Ctrl-A";
+    "Ctrl-A and: 1 to 9, 0: console of that VM; m: monitor; b: back; Ctrl-A or a: send Ctrl-A";
 
 /// The console of one virtual machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -208,6 +208,7 @@ impl Console {
                     self.focus_machine(number);
                 }
                 Some(Key::Monitor) => self.focus_monitor(),
+                Some(Key::Back) => self.focus_previous(),
                 Some(Key::Help) => self.tell(HELP),
             }
         }
@@ -269,6 +270,22 @@ impl Console {
         self.tell(&format!("console of vm \"{name}\""));
         self.deliver(channel);
         true
+    }
+
+    fn focus_previous(&self) {
+        let mut state = self.state.lock();
+        match state.terminal.previous() {
+            Some(MONITOR) => {
+                drop(state);
+                self.focus_monitor();
+            }
+            Some(channel) => {
+                state.terminal.set_focus(Some(channel));
+                drop(state);
+                self.deliver(channel);
+            }
+            None => {}
+        }
     }
 
     /// Gives the focus to the monitor, and a line end, so that it prompts.

@@ -53,6 +53,8 @@ impl Output {
 pub(super) struct Terminal {
     outputs: Vec<Output>,
     focus: Option<usize>,
+    /// Who had the focus before.
+    previous: Option<usize>,
     /// Bytes on their way, a few lines at most.
     staged: VecDeque<u8>,
     /// What stands on the line that the channel with the focus has not ended.
@@ -74,6 +76,7 @@ impl Terminal {
         Terminal {
             outputs: Vec::new(),
             focus: None,
+            previous: None,
             staged: VecDeque::new(),
             open: Vec::new(),
             within: false,
@@ -101,6 +104,11 @@ impl Terminal {
         self.focus
     }
 
+    /// Who had the focus before.
+    pub(super) fn previous(&self) -> Option<usize> {
+        self.previous
+    }
+
     /// The channel's name.
     pub(super) fn name(&self, channel: usize) -> &str {
         self.outputs.get(channel).map_or("", |output| &output.name)
@@ -108,6 +116,9 @@ impl Terminal {
 
     /// Gives the focus to a channel; what it has not ended yet follows.
     pub(super) fn set_focus(&mut self, channel: Option<usize>) {
+        if self.focus != channel {
+            self.previous = self.focus;
+        }
         self.focus = channel;
         self.turn = 0;
         self.open.clear();

@@ -15,10 +15,12 @@ pub mod initramfs;
 pub mod kernel;
 pub mod media;
 pub mod modules;
+pub mod monitor;
 pub mod pack;
 pub mod packages;
 pub mod process;
 pub mod qemu;
+pub mod relay;
 pub mod run;
 pub mod setup;
 pub mod test;
@@ -50,6 +52,10 @@ enum Command {
     Pack(pack::Options),
     /// Set up, build, pack and start the emulator
     Run(run::Options),
+    /// Type to the monitor of what `run` has started
+    Monitor(monitor::Options),
+    /// Write the last exits of what `run` has started as a trace file
+    Trace(monitor::TraceOptions),
     /// Make a medium that a machine boots from
     Image(media::Options),
     /// Run the quality gate: format, lints, tests on the host, tests in the emulator
@@ -68,6 +74,8 @@ pub fn execute(cli: &Cli) -> Result<ExitCode> {
         Command::Setup(options) => setup::run(&workspace, options)?,
         Command::Build(options) => build::run(&workspace, options)?,
         Command::Pack(options) => pack::run(&workspace, options)?,
+        Command::Monitor(options) => monitor::run(&workspace, options)?,
+        Command::Trace(options) => monitor::trace(&workspace, options)?,
         Command::Image(options) => media::run(&workspace, options)?,
         Command::Test(options) => test::run(&workspace, options)?,
         Command::Bench(options) => bench::run(&workspace, options)?,

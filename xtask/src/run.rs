@@ -11,6 +11,7 @@ use crate::build;
 use crate::pack;
 use crate::process;
 use crate::qemu::{self, Machine};
+use crate::relay;
 use crate::setup;
 use crate::vmfile::{Size, VmFile};
 use crate::workspace::Workspace;
@@ -104,8 +105,8 @@ pub fn run(workspace: &Workspace, options: &Options) -> Result<ExitCode> {
     }
     println!("Ctrl-A 1, 2, ...: console of a VM; Ctrl-A m: monitor. Ctrl-] x quits the emulator;");
     println!("`poweroff` in every guest ends it in good order.");
-    let status =
-        command.status().with_context(|| format!("can't start `{}`", process::shown(&command)))?;
+    println!("`cargo xtask monitor` attaches from another terminal.");
+    let status = relay::run(&mut command, &workspace.socket())?;
     match status.code() {
         Some(code) => Ok(ExitCode::from(u8::try_from(code).unwrap_or(u8::MAX))),
         None => bail!("the emulator died ({status})"),

@@ -33,6 +33,11 @@ impl Workspace {
         self.root.join("target").join("guests")
     }
 
+    /// Where `cargo xtask run` lets others attach to the serial line.
+    pub fn socket(&self) -> PathBuf {
+        self.target().join("bunshin.socket")
+    }
+
     /// The image of `arch` that a bootloader starts: an arm64 `Image`, or an ELF file for PCs.
     pub fn image(&self, arch: Arch) -> PathBuf {
         self.target().join(match arch {
