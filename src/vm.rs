@@ -250,6 +250,10 @@ impl<B: Backend> Vm<B> {
     fn boot(&self, backend: &B, otherwise: State) -> bool {
         self.bus.reset();
         let booted = self.machine.reset();
+        if booted.is_ok() {
+            let (name, free) = (&self.config.name, backend.free_memory() >> 10);
+            info!("vm \"{name}\": started, {free} KiB of host memory free");
+        }
         let mut lifecycle = self.lifecycle.lock();
         let Some(first) = self.vcpus.first() else {
             lifecycle.state = otherwise;

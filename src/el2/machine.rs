@@ -10,7 +10,6 @@ use bunshin::bus::InterruptLine;
 use bunshin::config::VmConfig;
 use bunshin::vcpu::VcpuHandle;
 use gic::{Effects, IntId, Line, VcpuIndex, VcpuSet, Vgic};
-use log::info;
 use spin::Once;
 use spin::mutex::{SpinMutex, TicketMutex};
 use stage2::{PageTable, VmidTag, Vmsa};
@@ -19,10 +18,10 @@ use traps::identification::IdRegisters;
 use crate::el2::host::host;
 use crate::el2::loader;
 use crate::el2::memory::Ram;
+use crate::el2::mmu;
 use crate::el2::percpu;
 use crate::el2::registers::read_register;
 use crate::el2::stolen_time::StolenTimePage;
-use crate::el2::{frames, mmu};
 
 /// The stage-2 table and its VMID.
 pub(crate) struct Translation {
@@ -105,11 +104,6 @@ impl backend::Machine for Machine {
         mmu::invalidate_instructions();
         self.stolen_time.reset();
         self.counter_offset.store(read_register!("cntpct_el0"), Ordering::Relaxed);
-        info!(
-            "vm \"{}\": started, {} KiB of host memory free",
-            self.config.name,
-            frames::available() >> 10
-        );
         Ok(boot)
     }
 
