@@ -312,9 +312,7 @@ impl Console {
         self.by_interrupt.store(false, Ordering::Release);
         let Some(line) = self.line.get() else { return };
         let mut state = self.state.lock();
-        // Lines that wait for the end of another wait no longer.
-        let focus = state.terminal.focus();
-        state.terminal.set_focus(focus);
+        state.terminal.finish(line.now());
         self.pump(*line, &mut state);
     }
 

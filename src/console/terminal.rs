@@ -127,6 +127,18 @@ impl Terminal {
         }
     }
 
+    /// Has everything shown that waits: first the rest of what the channel with the focus has
+    /// begun, then the others' lines, which wait no longer.
+    pub(super) fn finish(&mut self, now: Instant) {
+        let focus = self.focus;
+        if let Some(channel) = focus {
+            while self.outputs.get(channel).is_some_and(|output| !output.waiting.is_empty()) {
+                self.stage_byte(channel, now);
+            }
+        }
+        self.set_focus(focus);
+    }
+
     /// A channel sends.
     pub(super) fn push(&mut self, channel: usize, bytes: &[u8]) {
         let focused = self.focus == Some(channel);
@@ -382,6 +394,18 @@ mod tests {
         assert_eq!(terminal.deadline(), Some(Instant(100)));
         assert_eq!(shown(&mut terminal, 100), "\r\n[b] line\r\nbunshin: x\r\n");
         assert_eq!(terminal.deadline(), None);
+    }
+
+    #[test]
+    fn in_the_end_everything_is_shown_and_no_line_is_torn() {
+        let (mut terminal, [log, _, a, b]) = terminal();
+        terminal.push(a, b"TAP version");
+        assert_eq!(shown(&mut terminal, 0), "TAP version");
+        terminal.push(log, b"bunshin: off\n");
+        terminal.push(a, b" 13\r\n1..1\r\n");
+        terminal.push(b, b"line\n");
+        terminal.finish(Instant(0));
+        assert_eq!(shown(&mut terminal, 0), " 13\r\n1..1\r\nbunshin: off\r\n[b] line\r\n");
     }
 
     #[test]

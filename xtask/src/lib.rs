@@ -7,6 +7,7 @@ pub mod apt;
 pub mod arch;
 pub mod bench;
 pub mod boards;
+pub mod bochs;
 pub mod build;
 pub mod disk;
 pub mod fit;

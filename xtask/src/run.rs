@@ -1,12 +1,14 @@
 //! `cargo xtask run`: from the sources to a guest's shell.
 
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
-use clap::Args;
+use clap::{Args, ValueEnum};
 
 use crate::arch::Arch;
+use crate::bochs;
 use crate::build;
 use crate::pack;
 use crate::process;
@@ -23,6 +25,16 @@ const SPARE_MEMORY: u64 = 512 << 20;
 const USUAL_MEMORY: u64 = 2 << 30;
 
 const USUAL_CPUS: u32 = 4;
+
+/// Programs that emulate hosts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+pub enum Emulator {
+    /// All machines; PCs with AMD-V.
+    #[default]
+    Qemu,
+    /// PCs with VT-x, from an ISO. Without a keyboard.
+    Bochs,
+}
 
 /// Options of `cargo xtask run`.
 #[derive(Debug, Args)]
@@ -51,6 +63,9 @@ pub struct Options {
     /// Memory of the guest
     #[arg(long, value_name = "SIZE")]
     pub memory: Option<Size>,
+    /// The program that emulates the host
+    #[arg(long, value_enum, default_value_t)]
+    pub emulator: Emulator,
     /// The emulated host.
     #[command(flatten)]
     pub machine: Machine,
@@ -67,6 +82,11 @@ pub struct Options {
 /// # Errors
 /// When one of these steps fails.
 pub fn run(workspace: &Workspace, options: &Options) -> Result<ExitCode> {
+    if options.emulator == Emulator::Bochs
+        && (options.arch != Arch::X86_64 || options.gdb || options.dry_run)
+    {
+        bail!("Bochs emulates PCs: --arch x86_64, without --gdb and --dry-run");
+    }
     let (file, base) = vm_file(workspace, options)?;
     let guests: u64 = file.vms.iter().map(|vm| vm.get_ref().memory.0).sum();
     let memory = file.machine.memory.map_or(USUAL_MEMORY, |Size(memory)| memory);
@@ -97,6 +117,16 @@ pub fn run(workspace: &Workspace, options: &Options) -> Result<ExitCode> {
     }
     build::image(workspace, arch)?;
     pack::write(&bundle, &pack::bundle(&file, &base, workspace, arch)?)?;
+    if options.emulator == Emulator::Bochs {
+        let machine = bochs::Machine {
+            cpu: options.machine.cpu.clone().unwrap_or_else(|| bochs::CPU.to_string()),
+            cpus: options.machine.smp.unwrap_or(1),
+            memory: guests.saturating_add(SPARE_MEMORY).div_ceil(1 << 20),
+        };
+        let folder = workspace.target().join("bochs");
+        let bundle = fs::read(&bundle)?;
+        return bochs::Setup::new(&folder, &machine, &workspace.image(arch), Some(&bundle))?.run();
+    }
     if options.gdb {
         println!(
             "waiting for a debugger: gdb -ex 'target remote :1234' {}",

@@ -42,6 +42,8 @@ const TRANSMIT_FIFO: u8 = 16;
 const STATUS_DATA_READY: u8 = 1 << 0;
 /// Line status: the transmitter takes a byte.
 const STATUS_TRANSMIT_EMPTY: u8 = 1 << 5;
+/// Line status: the last byte has left.
+const STATUS_IDLE: u8 = 1 << 6;
 /// Divisor of 115200 baud.
 const DIVISOR: u8 = 1;
 /// Polls for the transmitter before a byte is given up, so that a missing or
@@ -168,6 +170,20 @@ pub(super) fn enable_receive_interrupt() {
     if PRESENT.load(Ordering::Relaxed) {
         write(register::MODEM_CONTROL, MODEM_READY | MODEM_OUT2);
         write(register::INTERRUPT_ENABLE, INTERRUPT_RECEIVED);
+    }
+}
+
+/// Waits until the last byte has left: the machine is about to lose its power.
+pub(super) fn drain() {
+    if PRESENT.load(Ordering::Relaxed) {
+        let idle = || read(register::LINE_STATUS) & STATUS_IDLE != 0;
+        // As many bytes as the port may hold, each with the usual patience.
+        for _ in 0..u32::from(TRANSMIT_FIFO) * PATIENCE {
+            if idle() {
+                break;
+            }
+            core::hint::spin_loop();
+        }
     }
 }
 

@@ -71,6 +71,7 @@ pub(crate) fn idle() {
 /// Turns the machine off.
 pub(crate) fn power_off() -> ! {
     log::info!("all virtual machines have stopped");
+    console::drain();
     firmware::power_off();
     faults::stop()
 }
