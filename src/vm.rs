@@ -226,6 +226,8 @@ impl<B: Backend> Vm<B> {
         if transition != Transition::Reset {
             let exits = Total(self.vcpus.iter().map(|vcpu| &vcpu.exits));
             info!("vm \"{name}\": exits: {exits}");
+            // Nothing more comes from outside into the memory of a machine that is off.
+            self.bus.reset();
         }
         match transition {
             // Done above.

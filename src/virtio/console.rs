@@ -11,6 +11,7 @@ use alloc::vec::Vec;
 
 use virtio_spec::Id;
 
+use crate::bus::Progress;
 use crate::console::ConsoleInput;
 use crate::device::console::ConsoleSink;
 use crate::virtio::chain::{Chain, Cursor};
@@ -218,7 +219,8 @@ impl ConsoleInput for Transport<Console> {
             Ok(true)
         });
         if taken == Some(true) {
-            let _ = self.serve(RECEIVE);
+            // Ends, since each turn moves input, of which there is little.
+            while self.serve(RECEIVE) == Progress::Again {}
         }
         taken.unwrap_or(true)
     }

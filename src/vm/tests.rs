@@ -153,8 +153,10 @@ fn a_guest_that_dies_stops_alone() {
     for cpus in 1..=2 {
         let world = World::start(cpus, &config, &[(&[&dies], &[]), (&[&lives], &[])]);
         world.hypervisor.complete_start();
+        world.devices[0].take();
         assert_eq!(world.settle(), Step::Asleep);
         assert_eq!(world.vms[0].state(), State::Stopped);
+        assert_eq!(world.devices[0].take(), [Asked::Reset; 2], "its devices are silent");
         assert_eq!(world.vms[0].vcpus[0].power(), Power::Off);
         assert_eq!(world.vms[1].state(), State::Running);
         assert_eq!(world.host.now(), 220);
