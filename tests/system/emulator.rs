@@ -154,6 +154,14 @@ impl Emulator {
         }
     }
 
+    /// Ends the emulator as a cut of power does, and keeps what it has printed.
+    pub(crate) fn kill(&mut self) -> Result<()> {
+        self.child.kill()?;
+        self.child.wait()?;
+        self.drain();
+        Ok(())
+    }
+
     /// All that was printed so far.
     pub(crate) fn text(&self) -> String {
         String::from_utf8_lossy(&self.shared.lock().bytes).into_owned()

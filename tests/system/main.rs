@@ -14,7 +14,10 @@ mod firmware;
 mod guests;
 mod host;
 mod linux;
+mod network;
+mod storage;
 mod tap;
+mod vmfile;
 
 use std::env;
 use std::num::NonZero;
@@ -44,6 +47,8 @@ fn main() -> ExitCode {
     trials.extend(bundle::trials());
     trials.extend(linux::trials(full));
     trials.extend(firmware::trials(full));
+    trials.extend(storage::trials(full));
+    trials.extend(network::trials());
     trials.extend(boards::trials());
     trials.extend(apple::trials());
     let trials = trials

@@ -102,6 +102,7 @@ pub fn build(busybox: &[u8], modules: &[Module]) -> Result<Vec<u8>> {
     add("etc/selftest", PROGRAM, include_bytes!("initramfs/selftest"))?;
     add("etc/run/serve", PROGRAM, include_bytes!("initramfs/run/serve"))?;
     add("etc/run/fetch", PROGRAM, include_bytes!("initramfs/run/fetch"))?;
+    add("etc/run/keep", PROGRAM, include_bytes!("initramfs/run/keep"))?;
     add("etc/run/record", PROGRAM, include_bytes!("initramfs/run/record"))?;
     cpio::newc::trailer(&mut archive)?;
     Ok(archive.finish()?)

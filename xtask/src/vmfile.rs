@@ -274,6 +274,11 @@ impl VmFile {
         Devices { disks, nics: nics.unwrap_or(0) }
     }
 
+    /// The VM called `name`.
+    pub fn vm_mut(&mut self, name: &str) -> Option<&mut Vm> {
+        self.vms.iter_mut().map(Spanned::get_mut).find(|vm| vm.name == name)
+    }
+
     /// Names of the project's small guests that it runs.
     pub fn small_guests(&self) -> impl Iterator<Item = &str> {
         self.vms.iter().filter_map(|vm| vm.get_ref().kernel.strip_prefix(SMALL_GUEST))
