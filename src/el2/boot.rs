@@ -37,7 +37,7 @@ use crate::el2::pages::FramePages;
 use crate::el2::percpu::{self, PerCpu};
 use crate::el2::registers::read_register;
 use crate::el2::smp::{self, Conduit};
-use crate::el2::{builder, console, entropy, fault, frames, heap, mmu, reset, uart};
+use crate::el2::{builder, console, entropy, fault, frames, heap, mmu, passthrough, reset, uart};
 
 core::arch::global_asm!(include_str!("entry.S"), options(raw));
 core::arch::global_asm!(include_str!("switch.S"), options(raw));
@@ -65,11 +65,11 @@ fn boot(address: u64, level: u64) -> Result<(), String> {
         fault::halt();
     }
     let blob = device_tree(address);
-    let tree = Tree::from_blob(blob).map_err(text)?;
+    let tree: &'static Tree = Box::leak(Box::new(Tree::from_blob(blob).map_err(text)?));
     let features = (level == 2).then(Features::read);
     let unprivileged = features.as_ref().map_or(level == 1, |features| features.e2h);
     mmu::init(unprivileged).map_err(text)?;
-    let platform = Platform::discover(&tree);
+    let platform = Platform::discover(tree);
     mmu::activate(level);
     let serial = platform.as_ref().ok().and_then(console_of);
     if let Some(serial) = &serial
@@ -84,7 +84,7 @@ fn boot(address: u64, level: u64) -> Result<(), String> {
     let bundle = platform.chosen.initrd;
     add_memory(&platform, &[tree_region, bundle])?;
     entropy::seed(&platform.chosen.rng_seed);
-    start(&platform, features, bundle, serial.as_ref())
+    start(tree, &platform, features, bundle, serial.as_ref())
 }
 
 fn text(reason: impl core::fmt::Display) -> String {
@@ -234,6 +234,7 @@ fn stage2_geometry(features: &Features) -> Result<Geometry, String> {
 
 /// Sets up the machine and its guests, and becomes CPU 0 of the hypervisor.
 fn start(
+    tree: &'static Tree,
     platform: &Platform,
     features: Features,
     bundle: Option<Region>,
@@ -257,6 +258,7 @@ fn start(
     let host = host::set_host(Host {
         features,
         geometry,
+        tree,
         controller,
         interrupts: Interrupts::of(platform, &controller, maintenance, serial),
         conduit: conduit(platform),
@@ -294,6 +296,9 @@ fn start(
     );
     info!("hypervisor heap: {} KiB free", heap::free() >> 10);
     let resources = resources(platform, config.as_ref(), hypervisor);
+    if let Some(serial) = serial {
+        passthrough::keep(&serial.node);
+    }
     let vms = config.iter().flat_map(|config| &config.vms);
     let placement = Placement::new(online, vms.clone());
     for vm in vms {

@@ -32,6 +32,7 @@ use crate::el2::console::CONSOLE;
 use crate::el2::host::host;
 use crate::el2::machine::{self, Machine, Translation, Wire};
 use crate::el2::memory::Ram;
+use crate::el2::passthrough::{self, PassedDevice};
 use crate::el2::registers::read_register;
 use crate::el2::stage2_hardware::{FrameTables, GuestTlb};
 use crate::el2::stolen_time::{self, StolenTimePage};
@@ -83,9 +84,10 @@ pub(crate) fn build(
         )
     })?;
     let stolen_time = StolenTimePage::allocate().ok_or("no memory for stolen time")?;
-    let translation = map(&ram, &stolen_time)?;
+    let passed = passthrough::devices(config)?;
+    let translation = map(&ram, &stolen_time, &passed)?;
     let mpidrs: Vec<u64> = (0..count).map(affinity).collect();
-    let vgic = controller(&mpidrs)?;
+    let vgic = controller(&mpidrs, &passed)?;
     let host = host();
     let policy = Policy::new(
         u8::try_from(host.geometry.input_bits()).unwrap_or(u8::MAX),
@@ -102,6 +104,7 @@ pub(crate) fn build(
         mpidrs,
         counter_offset: AtomicU64::new(0),
         stolen_time,
+        passed,
         vcpus: Once::new(),
     });
     let handles: Vec<Arc<VcpuHandle>> = homes
@@ -111,6 +114,7 @@ pub(crate) fn build(
         .collect();
     machine.vcpus.call_once(|| handles.clone());
     let bus = devices(&machine, resources)?;
+    passthrough::connect(&machine);
     let vcpus =
         handles.iter().map(|handle| El2Vcpu::new(machine.clone(), handle.clone())).collect();
     let vm = Arc::new(Vm::new(config.clone(), bus, machine, handles));
@@ -118,8 +122,12 @@ pub(crate) fn build(
     Ok(vm)
 }
 
-/// Stage 2: memory, stolen-time records and, on a GICv2, the virtual CPU interface.
-fn map(ram: &Ram, stolen_time: &StolenTimePage) -> Result<Translation, String> {
+/// Stage 2: memory, stolen-time records, devices of its own and, on a GICv2, the virtual CPU interface.
+fn map(
+    ram: &Ram,
+    stolen_time: &StolenTimePage,
+    passed: &[PassedDevice],
+) -> Result<Translation, String> {
     let mut table = PageTable::new(host().geometry.format(), &mut FrameTables).map_err(failed)?;
     // Nothing is running under this table yet: no TLB entry can be stale.
     let mut tlb = GuestTlb { vttbr: read_register!("vttbr_el2") };
@@ -141,6 +149,9 @@ fn map(ram: &Ram, stolen_time: &StolenTimePage) -> Result<Translation, String> {
     let records =
         Attributes { read: true, write: false, execute: false, memory: MemoryType::Normal };
     put(stolen_time::ADDRESS, stolen_time.host_address(), stolen_time::SIZE, records)?;
+    for (guest, physical, size) in passed.iter().flat_map(PassedDevice::mappings) {
+        put(guest, physical, size, Attributes::DEVICE)?;
+    }
     if let gic::host::Controller::V2(distributor) = &host().controller {
         put(
             layout::GICC.base().get(),
@@ -152,8 +163,9 @@ fn map(ram: &Ram, stolen_time: &StolenTimePage) -> Result<Translation, String> {
     Ok(Translation { table, tag: VmidTag::default() })
 }
 
-/// The interrupt controller, with the guest's private interrupts linked to physical ones.
-fn controller(mpidrs: &[u64]) -> Result<Vgic, String> {
+/// The interrupt controller, with the guest's private interrupts and those of its own devices
+/// linked to physical ones.
+fn controller(mpidrs: &[u64], passed: &[PassedDevice]) -> Result<Vgic, String> {
     let affinities: Vec<Affinity> =
         mpidrs.iter().map(|mpidr| Affinity::from_mpidr(*mpidr)).collect();
     let mut vgic = Vgic::new(&Config {
@@ -172,6 +184,9 @@ fn controller(mpidrs: &[u64]) -> Result<Vgic, String> {
             let line = Line::Ppi(machine::index(number), gic::IntId::new(virtual_number));
             vgic.link_physical(line, physical);
         }
+    }
+    for (line, physical) in passed.iter().flat_map(PassedDevice::links) {
+        vgic.link_physical(line, physical);
     }
     Ok(vgic)
 }

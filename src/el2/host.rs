@@ -8,6 +8,7 @@ use bunshin::address::CpuId;
 use bunshin::config::Payload;
 use bunshin::hypervisor::Hypervisor;
 use gic::host::{Controller, CpuInterfaceState, KICK, SgiTarget};
+use platform::tree::Tree;
 use spin::Once;
 use spin::mutex::TicketMutex;
 use stage2::{Geometry, Vmid, VmidAllocator};
@@ -50,6 +51,8 @@ pub(crate) struct Host {
     pub(crate) features: Features,
     /// Shape of stage 2.
     pub(crate) geometry: Geometry,
+    /// Its device tree.
+    pub(crate) tree: &'static Tree,
     /// Its interrupt controller.
     pub(crate) controller: Controller,
     /// Which interrupt is whose.

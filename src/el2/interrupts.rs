@@ -6,7 +6,7 @@ use platform::discover::{Console, InterruptSource, Platform};
 use platform::guest::layout;
 
 use crate::el2::registers::{read_register, write_register};
-use crate::el2::{console, host_devices, percpu};
+use crate::el2::{console, host_devices, passthrough, percpu};
 
 /// INTIDs of the interrupts that the hypervisor knows.
 #[derive(Debug, Clone)]
@@ -67,13 +67,13 @@ impl Interrupts {
     ) -> Self {
         let timer = &platform.timer;
         let intid = |interrupt: &platform::discover::Interrupt| intid(controller, interrupt);
-        let number = |interrupt: &Option<platform::discover::Interrupt>, usual| {
+        let or_usual = |interrupt: &Option<platform::discover::Interrupt>, usual| {
             interrupt.as_ref().and_then(intid).unwrap_or(usual)
         };
         let mut interrupts = Interrupts {
-            virtual_timer: number(&timer.virtual_timer, 27),
-            physical_timer: number(&timer.physical, 30),
-            hypervisor_timer: number(&timer.hypervisor_physical, 26),
+            virtual_timer: or_usual(&timer.virtual_timer, 27),
+            physical_timer: or_usual(&timer.physical, 30),
+            hypervisor_timer: or_usual(&timer.hypervisor_physical, 26),
             pmu: platform.pmu.iter().filter_map(intid).find(|number| *number < IntId::PRIVATE),
             maintenance,
             console: serial.and_then(|serial| serial.interrupt.as_ref()).and_then(intid),
@@ -144,6 +144,9 @@ impl Interrupts {
             interface = percpu::this().interface();
         } else if number != KICK {
             drop(interface);
+            if passthrough::forward(number.get()) {
+                return Outcome::Host;
+            }
             host_devices::interrupt(number.get());
             interface = percpu::this().interface();
         }

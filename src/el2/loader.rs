@@ -15,6 +15,7 @@ use platform::guest::{GuestRange, layout, placement};
 use crate::el2::entropy;
 use crate::el2::host::host;
 use crate::el2::machine::Machine;
+use crate::el2::passthrough;
 
 /// `EM_AARCH64` of ELF.
 const EM_AARCH64: u16 = 183;
@@ -105,7 +106,7 @@ fn device_tree(machine: &Machine, initrd: Option<GuestRange>) -> Result<Vec<u8>,
     let seeded = entropy::fill(&mut seed) && entropy::fill(&mut kaslr);
     let command_line = config.command_line.as_str();
     let virtio: Vec<u8> = (0..machine.virtio_devices.get().copied().unwrap_or(0)).collect();
-    tree::build(&GuestDescription {
+    let description = GuestDescription {
         vcpus: &vcpus,
         cpu_compatible: "arm,armv8",
         memory_size: machine.ram.size(),
@@ -117,6 +118,9 @@ fn device_tree(machine: &Machine, initrd: Option<GuestRange>) -> Result<Vec<u8>,
         kaslr_seed: seeded.then(|| u64::from_le_bytes(kaslr)),
         virtio_slots: &virtio,
         reserved: &[],
+    };
+    passthrough::describe(&machine.passed, |devices| {
+        tree::build_with_devices(&description, devices)
     })
     .map_err(error)
 }

@@ -24,6 +24,7 @@ mod machine;
 mod memory;
 mod mmu;
 mod pages;
+mod passthrough;
 mod percpu;
 mod registers;
 mod reset;

@@ -25,6 +25,12 @@ pub const VIRTIO: GuestRange =
 pub const VIRTIO_STRIDE: u64 = 0x200;
 /// Number of virtio transports.
 pub const VIRTIO_SLOTS: u8 = 32;
+/// Registers of the host's devices that the guest has: where QEMU has those that its user adds.
+pub const PASSED: GuestRange = GuestRange::constant(0x0c00_0000, 0x0200_0000);
+/// Shared interrupt of the first of these devices, counted from [`FIRST_SPI`].
+pub const FIRST_PASSED_SPI: u32 = 112;
+/// How many they have together.
+pub const PASSED_SPIS: u32 = 64;
 /// First address of memory.
 pub const RAM_BASE: GuestAddress = GuestAddress::new(0x4000_0000);
 

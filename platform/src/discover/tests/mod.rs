@@ -1,6 +1,7 @@
 //! Discovery, feature by feature.
 
 mod boards;
+mod device;
 
 use super::*;
 use crate::PhysicalAddress;
