@@ -18,6 +18,7 @@ mod network;
 mod storage;
 mod tap;
 mod vmfile;
+mod x86;
 
 use std::env;
 use std::num::NonZero;
@@ -49,6 +50,7 @@ fn main() -> ExitCode {
     trials.extend(firmware::trials(full));
     trials.extend(storage::trials(full));
     trials.extend(network::trials());
+    trials.extend(x86::trials(full));
     trials.extend(boards::trials());
     trials.extend(apple::trials());
     let trials = trials

@@ -12,6 +12,7 @@ use crate::arch::Arch;
 use crate::bench;
 use crate::boards;
 use crate::build::{self, cargo};
+use crate::packages;
 use crate::process;
 use crate::setup;
 use crate::workspace::Workspace;
@@ -187,6 +188,8 @@ fn trees(workspace: &Workspace, options: &Options) -> Result<()> {
 }
 
 fn system(workspace: &Workspace, options: &Options) -> Result<()> {
+    let tools = [&packages::PC_MEDIA[..], &packages::BOCHS, &packages::UEFI].concat();
+    packages::install(&tools)?;
     println!("\n== system tests: building what they boot");
     for arch in Arch::ALL {
         build::image(workspace, arch)?;

@@ -131,8 +131,8 @@ impl Vmx {
 
     /// Bits of CR0 that must be one and guests need not see.
     fn cr0_ones(&self) -> u64 {
-        let relaxed = if self.controls.has(secondary::UNRESTRICTED) { CR0_PE | CR0_PG } else { 0 };
-        self.controls.cr0.ones & !relaxed
+        // Unrestricted guests may do without protection and paging.
+        self.controls.cr0.ones & !(CR0_PE | CR0_PG)
     }
 
     fn set_cr0(&mut self, value: u64) {

@@ -119,7 +119,7 @@ pub(super) struct Controls {
 }
 
 /// Names of required controls, for the error.
-const NAMES: [(&str, u32, &str); 16] = [
+const NAMES: [(&str, u32, &str); 17] = [
     (
         "pin",
         pin::EXTERNAL_INTERRUPTS,
@@ -138,6 +138,11 @@ const NAMES: [(&str, u32, &str); 16] = [
         "VT-x lacks \"activate secondary controls\" (primary control bit 31)",
     ),
     ("secondary", secondary::EPT, "VT-x lacks \"enable EPT\" (secondary control bit 1)"),
+    (
+        "secondary",
+        secondary::UNRESTRICTED,
+        "VT-x lacks \"unrestricted guest\" (secondary control bit 7)",
+    ),
     ("exit", exit::HOST_64, "VT-x lacks \"host address-space size\" (exit control bit 9)"),
     ("exit", exit::SAVE_PAT, "VT-x lacks \"save IA32_PAT\" (exit control bit 18)"),
     ("exit", exit::SAVE_EFER, "VT-x lacks \"save IA32_EFER\" (exit control bit 20)"),
@@ -188,12 +193,9 @@ impl Controls {
         let secondary = choose(
             "secondary",
             msr(SECONDARY),
-            secondary::EPT,
-            secondary::RDTSCP
-                | secondary::VPID
-                | secondary::WBINVD
-                | secondary::UNRESTRICTED
-                | secondary::INVPCID,
+            // Guests start without paging, and other CPUs in real mode.
+            secondary::EPT | secondary::UNRESTRICTED,
+            secondary::RDTSCP | secondary::VPID | secondary::WBINVD | secondary::INVPCID,
         )?;
         let exit = choose(
             "exit",

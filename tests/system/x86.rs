@@ -1,0 +1,304 @@
+//! PCs: AMD-V in QEMU, VT-x in Bochs; started by `-kernel`, or by GRUB from BIOS and UEFI.
+
+use std::fs;
+use std::io::Read;
+use std::path::Path;
+use std::process::Command;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use xtask::arch::Arch;
+use xtask::fit::{self, Vm};
+use xtask::media::pc;
+use xtask::setup::Guest;
+use xtask::vmfile::Size;
+use xtask::workspace::Workspace;
+use xtask::{bochs, build, image, qemu};
+
+use crate::emulator::Emulator;
+use crate::{Case, case, linux, tap};
+
+const LIMIT: Duration = Duration::from_secs(180);
+/// Bochs interprets every instruction: Debian takes some 6 minutes, and more on a busy machine.
+const BOCHS_LIMIT: Duration = Duration::from_secs(1200);
+
+/// Memory of the host.
+const HOST_MEMORY: Size = Size(1 << 30);
+/// Memory of small guests.
+const MEMORY: u64 = 64 << 20;
+const LINUX_MEMORY: u64 = 512 << 20;
+
+/// CPUs of the host and of a guest.
+const CPUS: u32 = 2;
+
+/// Guests that test something, say what in TAP, and power off.
+const TESTS: [&str; 6] = ["hello", "timer", "interrupts", "smp", "memory", "sweep"];
+/// Those that a bare machine passes too; `sweep` is for machines that nothing can harm.
+const ON_BARE_MACHINE: [&str; 5] = ["hello", "timer", "interrupts", "smp", "memory"];
+
+/// Restarts in a row that must not cost any memory.
+const RESTARTS: usize = 30;
+
+pub(crate) fn trials(full: bool) -> Vec<Case> {
+    let mut cases = Vec::new();
+    for name in TESTS {
+        cases.push(case(format!("x86::guest/{name}/svm"), move || {
+            judge(&boot(&[small(name, CPUS)?], CPUS)?.finish()?)
+        }));
+    }
+    for name in ON_BARE_MACHINE {
+        cases.push(case(format!("reference::x86/{name}"), move || bare(name)));
+    }
+    cases.push(case("x86::guest/smp/svm/four_on_two", || {
+        judge(&boot(&[small("smp", 4)?], CPUS)?.finish()?)
+    }));
+    cases.push(case("x86::a_multiboot_kernel_starts", multiboot));
+    cases.push(case("x86::restarts_leave_free_memory_unchanged", restarts));
+    cases.push(case("x86::without_a_bundle_the_embedded_guest_runs", embedded));
+    cases.push(case("x86::a_neighbour_survives_a_triple_fault", neighbour));
+    cases.push(case("x86::iso_by_bios", || iso(&["-cdrom"])));
+    cases.push(case("x86::iso_by_uefi", || iso(&["-bios", OVMF, "-cdrom"])));
+    cases.push(case("x86::iso_on_a_stick_by_bios", || iso(&["-hda"])));
+    for (cpu, missing) in [
+        ("max,-svm", "CPUID 8000_0001h ECX bit 2"),
+        ("max,+svm,-npt", "CPUID 8000_000Ah EDX bit 0"),
+    ] {
+        let name = format!("x86::the_missing_feature_is_named/{cpu}");
+        cases.push(case(name, move || incapable(cpu, missing)));
+    }
+    cases.push(case("x86::linux_selftest/debian:6.1/2cpu", || selftest(Guest::Debian61, 2)));
+    cases.push(case("x86::a_user_works_at_the_shell", shell));
+    if full {
+        for (kernel, cpus) in [
+            (Guest::Debian61, 1),
+            (Guest::Debian61, 4),
+            (Guest::Debian612, 1),
+            (Guest::Debian612, 2),
+        ] {
+            let name = format!("x86::linux_selftest/{}/{cpus}cpu", kernel.name());
+            cases.push(case(name, move || selftest(kernel, cpus)));
+        }
+        for name in TESTS {
+            cases.push(case(format!("x86::guest/{name}/vmx"), move || {
+                judge(&bochs(bochs::CPU, &[small(name, CPUS)?])?)
+            }));
+        }
+        for (cpu, missing) in [
+            ("p4_prescott_celeron_336", "CPUID 1 ECX bit 5"),
+            ("core2_penryn_t9600", "EPT"),
+            ("corei5_lynnfield_750", "unrestricted guest"),
+        ] {
+            let name = format!("x86::the_missing_feature_is_named/{cpu}");
+            cases.push(case(name, move || incapable_vmx(cpu, missing)));
+        }
+        cases.push(case("x86::linux_selftest/debian:6.1/vmx", linux_on_vmx));
+    }
+    cases
+}
+
+/// UEFI firmware for QEMU's PCs.
+const OVMF: &str = "/usr/share/ovmf/OVMF.fd";
+
+/// The emulator's command line, with nothing to boot yet.
+fn command(cpu: Option<&str>, cpus: u32) -> Result<Command> {
+    let machine = qemu::Machine { cpu: cpu.map(str::to_string), ..qemu::Machine::default() };
+    let mut command = machine.command(Arch::X86_64, cpus, HOST_MEMORY)?;
+    command.args(["-nodefaults", "-serial", "mon:stdio"]);
+    Ok(command)
+}
+
+/// The hypervisor's image.
+fn hypervisor() -> Result<std::path::PathBuf> {
+    let file = Workspace::locate().image(Arch::X86_64);
+    ensure!(file.is_file(), "{} is absent; run `cargo xtask build --arch x86_64`", file.display());
+    Ok(file)
+}
+
+/// Starts the hypervisor with a bundle of `vms`.
+fn boot(vms: &[Vm], cpus: u32) -> Result<Emulator> {
+    let folder = tempfile::tempdir()?;
+    let bundle = folder.path().join("bundle.itb");
+    fs::write(&bundle, fit::write(Arch::X86_64, vms)?)?;
+    let mut command = command(None, cpus)?;
+    command.arg("-kernel").arg(hypervisor()?).arg("-initrd").arg(bundle);
+    Emulator::start(command, LIMIT, Some(folder))
+}
+
+fn small_file(name: &str) -> Result<Vec<u8>> {
+    let file = build::guest(&Workspace::locate(), Arch::X86_64, name);
+    fs::read(&file)
+        .with_context(|| format!("{}: run `cargo xtask build --arch x86_64`", file.display()))
+}
+
+fn small(name: &str, vcpus: u32) -> Result<Vm> {
+    Ok(Vm::new(name, small_file(name)?, vcpus, MEMORY))
+}
+
+fn judge(text: &str) -> Result<()> {
+    tap::judge(text).with_context(|| format!("of this output:\n{text}"))
+}
+
+/// The same guest without a hypervisor: what fails here too is not the hypervisor's fault.
+fn bare(name: &str) -> Result<()> {
+    let mut command = command(None, CPUS)?;
+    command.arg("-kernel").arg(build::guest(&Workspace::locate(), Arch::X86_64, name));
+    judge(&Emulator::start(command, LIMIT, None)?.finish()?)
+}
+
+/// The guests are PVH kernels, and flat Multiboot ones when only their memory is left of them.
+fn multiboot() -> Result<()> {
+    let flat = image::flatten(&small_file("hello")?)?;
+    let text = boot(&[Vm::new("hello", flat, CPUS, MEMORY)], CPUS)?.finish()?;
+    ensure!(text.contains("started by Multiboot"), "not started by Multiboot:\n{text}");
+    judge(&text)
+}
+
+fn restarts() -> Result<()> {
+    const STARTED: &str = "vm \"reset\": started, ";
+    let mut emulator = boot(&[small("reset", 1)?], CPUS)?;
+    let first = emulator.expect_line(STARTED)?;
+    for restart in 1..=RESTARTS {
+        emulator.expect("reset by ")?;
+        let now = emulator.expect_line(STARTED)?;
+        ensure!(now == first, "restart {restart}: {now:?}, but at first it was {first:?}");
+    }
+    Ok(())
+}
+
+fn embedded() -> Result<()> {
+    let mut command = command(None, CPUS)?;
+    command.arg("-kernel").arg(hypervisor()?);
+    let mut emulator = Emulator::start(command, LIMIT, None)?;
+    emulator.expect("Hello from a guest!")?;
+    emulator.finish().map(drop)
+}
+
+/// One guest restarts all the time, by triple faults among others; the other finishes.
+fn neighbour() -> Result<()> {
+    let mut mad = small("reset", 1)?;
+    let mut sane = small("memory", 1)?;
+    mad.cpus = vec![0];
+    sane.cpus = vec![0, 1];
+    let mut emulator = boot(&[mad, sane], CPUS)?;
+    emulator.expect("vm \"memory\": off")?;
+    emulator.survive(Duration::from_secs(1))
+}
+
+/// The medium that `cargo xtask image pc` makes, in a drive.
+fn iso(drive: &[&str]) -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let file = folder.path().join("bunshin.iso");
+    let bundle = fit::write(Arch::X86_64, &[small("hello", CPUS)?])?;
+    pc::write(&file, &hypervisor()?, Some(&bundle))?;
+    let mut command = command(None, CPUS)?;
+    command.args(drive).arg(file);
+    judge(&Emulator::start(command, LIMIT, Some(folder))?.finish()?)
+}
+
+fn incapable(cpu: &str, missing: &str) -> Result<()> {
+    let mut command = command(Some(cpu), 1)?;
+    command.arg("-kernel").arg(hypervisor()?);
+    let mut emulator = Emulator::start(command, LIMIT, None)?;
+    emulator.expect(missing)?;
+    emulator.survive(Duration::from_secs(1))
+}
+
+fn debian(kernel: Guest, vcpus: u32, arguments: &str) -> Result<Vm> {
+    let guests = Workspace::locate().guests();
+    let read = |guest: Guest| {
+        let file = guests.join(guest.file(Arch::X86_64).context("no such guest")?);
+        fs::read(&file).with_context(|| format!("{}: run `cargo xtask setup`", file.display()))
+    };
+    let mut vm = Vm::new("linux", read(kernel)?, vcpus, LINUX_MEMORY);
+    vm.initrd = Some(read(Guest::Initramfs)?);
+    vm.command_line = format!("console={} {arguments}", Arch::X86_64.console());
+    Ok(vm)
+}
+
+fn selftest(kernel: Guest, cpus: u32) -> Result<()> {
+    let mut emulator = boot(&[debian(kernel, cpus, linux::SELFTEST)?], CPUS)?;
+    linux::judge_selftest(&mut emulator, cpus)?;
+    emulator.finish().map(drop)
+}
+
+/// What the first user does: looks around, sleeps, restarts, powers off.
+fn shell() -> Result<()> {
+    const STARTED: &str = "vm \"linux\": started";
+    const BANNER: &str = "reboot restarts it.";
+    let mut emulator = boot(&[debian(Guest::Debian61, CPUS, "quiet")?], CPUS)?;
+    emulator.expect(STARTED)?;
+    emulator.expect(BANNER)?;
+    emulator.expect(linux::PROMPT)?;
+    let processors = linux::answer(&mut emulator, "nproc")?;
+    ensure!(processors == "2", "nproc says {processors}");
+    let interrupts = "grep LOC: /proc/interrupts | tr -s ' ' | cut -d' ' -f3-4";
+    let before = linux::answer(&mut emulator, interrupts)?;
+    let start = Instant::now();
+    linux::answer(&mut emulator, "sleep 1")?;
+    ensure!(start.elapsed() >= Duration::from_millis(800), "sleep 1 took {:?}", start.elapsed());
+    let after = linux::answer(&mut emulator, interrupts)?;
+    ensure!(after != before, "/proc/interrupts stands still at {before}");
+    emulator.send("reboot\n")?;
+    emulator.expect(STARTED)?;
+    emulator.expect(BANNER)?;
+    emulator.expect(linux::PROMPT)?;
+    emulator.send("poweroff\n")?;
+    emulator.finish().map(drop)
+}
+
+/// Starts an ISO in Bochs and returns what was printed until the PC was turned off.
+fn bochs(cpu: &str, vms: &[Vm]) -> Result<String> {
+    let folder = tempfile::tempdir()?;
+    let bundle = fit::write(Arch::X86_64, vms)?;
+    let (text, off) = watch(cpu, folder.path(), &bundle, BOCHS_LIMIT, |_| false)?;
+    ensure!(off, "the PC was not turned off\n{text}");
+    Ok(text)
+}
+
+/// Runs Bochs until it ends, `seen` holds of what was printed, or the time is up.
+fn watch(
+    cpu: &str,
+    folder: &Path,
+    bundle: &[u8],
+    limit: Duration,
+    seen: impl Fn(&str) -> bool,
+) -> Result<(String, bool)> {
+    let machine = bochs::Machine { cpu: cpu.to_string(), cpus: 1, memory: HOST_MEMORY.0 >> 20 };
+    let setup = bochs::Setup::new(folder, &machine, &hypervisor()?, Some(bundle))?;
+    let (mut child, mut serial) = setup.start()?;
+    let end = Instant::now() + limit;
+    let mut bytes = Vec::new();
+    loop {
+        let ended = child.try_wait()?.is_some();
+        serial.read_to_end(&mut bytes)?;
+        let text = String::from_utf8_lossy(&bytes).into_owned();
+        if ended {
+            return Ok((text, setup.was_turned_off()));
+        }
+        let late = Instant::now() > end;
+        if late || seen(&text) {
+            child.kill()?;
+            child.wait()?;
+            match late {
+                true => bail!("the time was up\n{text}"),
+                false => return Ok((text, false)),
+            }
+        }
+        thread::sleep(Duration::from_millis(200));
+    }
+}
+
+fn incapable_vmx(cpu: &str, missing: &str) -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let bundle = fit::write(Arch::X86_64, &[small("hello", 1)?])?;
+    watch(cpu, folder.path(), &bundle, BOCHS_LIMIT, |text| text.contains(missing)).map(drop)
+}
+
+fn linux_on_vmx() -> Result<()> {
+    let text = bochs(bochs::CPU, &[debian(Guest::Debian61, 1, linux::SELFTEST)?])?;
+    for expected in ["selftest: cpus 1", "selftest: sleep ends", "selftest: end poweroff"] {
+        ensure!(text.contains(expected), "no {expected:?} in\n{text}");
+    }
+    Ok(())
+}
