@@ -3,8 +3,8 @@
 //!
 //! Each device has a *slot*: a number that says at which address and with which
 //! interrupt the guest finds it. Slots are given in one order on all
-//! architectures: console, random numbers, then disks and network ports in the
-//! order of the VM file. Absent devices leave no gap.
+//! architectures: console, random numbers, the monitor of a control machine, then
+//! disks and network ports in the order of the VM file. Absent devices leave no gap.
 
 use alloc::format;
 use alloc::string::String;
@@ -40,6 +40,8 @@ pub struct Resources<'a> {
     pub wires: &'a Wires<'a>,
     /// Where its console's output goes.
     pub console: Arc<dyn ConsoleSink>,
+    /// The monitor, for a machine that may manage the others.
+    pub monitor: Option<Arc<dyn ConsoleSink>>,
     /// What all virtual machines share.
     pub host: &'a HostResources,
 }
@@ -64,6 +66,8 @@ pub struct Assembly {
     pub devices: Vec<Arc<dyn Device>>,
     /// What the user types goes here.
     pub console: Arc<dyn ConsoleInput>,
+    /// What the monitor answers goes here.
+    pub monitor: Option<Arc<dyn ConsoleInput>>,
 }
 
 /// Why a virtual machine cannot have a device.
@@ -105,6 +109,8 @@ pub fn assemble(config: &VmConfig, resources: &Resources<'_>) -> Result<Assembly
     let mut slots = Slots { devices: Vec::new(), resources };
     let console = slots.add(Console::new(resources.console.clone()));
     slots.add(Rng::new(resources.host.entropy.clone()));
+    let monitor = resources.monitor.clone();
+    let monitor = monitor.map(|sink| slots.add(Console::new(sink)) as Arc<dyn ConsoleInput>);
     for (index, disk) in config.disks.iter().enumerate() {
         let storage = storage(index, disk, resources)?;
         slots.add(Block::new(storage, &identity(&config.name, index)));
@@ -118,7 +124,7 @@ pub fn assemble(config: &VmConfig, resources: &Resources<'_>) -> Result<Assembly
         let device = slots.add(Net::new(port.clone(), mac));
         port.connect(&device);
     }
-    Ok(Assembly { devices: slots.devices, console })
+    Ok(Assembly { devices: slots.devices, console, monitor })
 }
 
 /// Slots that are taken.

@@ -12,6 +12,7 @@ use bunshin::bus::{Bus, InterruptLine, Space};
 use bunshin::config::VmConfig;
 use bunshin::console::Channel;
 use bunshin::device::clock::WallClock;
+use bunshin::device::console::ConsoleSink;
 use bunshin::device::flash::ErasedFlash;
 use bunshin::device::pl011::{Pl011, Revision};
 use bunshin::device::pl031::Pl031;
@@ -226,15 +227,26 @@ fn virtio(
     bus: &mut Bus,
 ) -> Result<(), String> {
     let port = CONSOLE.port(console);
+    let config = &machine.config;
+    let control = config.control.then(|| CONSOLE.port(CONSOLE.add_control(&config.name)));
     let wires = |slot: u8| -> Arc<dyn InterruptLine> {
         let wire = Wire::to_spi(layout::FIRST_VIRTIO_SPI.saturating_add(slot.into()));
         wire.connect(machine);
         wire
     };
-    let resources =
-        Resources { memory: machine.ram.clone(), wires: &wires, console: port.clone(), host };
+    let monitor = control.clone().map(|port| port as Arc<dyn ConsoleSink>);
+    let resources = Resources {
+        memory: machine.ram.clone(),
+        wires: &wires,
+        console: port.clone(),
+        monitor,
+        host,
+    };
     let assembly = assembly::assemble(&machine.config, &resources).map_err(failed)?;
     port.connect(assembly.console);
+    if let (Some(port), Some(monitor)) = (control, assembly.monitor) {
+        port.connect(monitor);
+    }
     for (slot, device) in (0u8..).zip(&assembly.devices) {
         let window = layout::virtio_transport(slot)
             .ok_or_else(|| format!("more than {} virtio devices", layout::VIRTIO_SLOTS))?;

@@ -10,6 +10,7 @@ use bunshin::assembly::{self, HostResources, Resources};
 use bunshin::bus::{Bus, InterruptLine, Space};
 use bunshin::config::VmConfig;
 use bunshin::console::Channel;
+use bunshin::device::console::ConsoleSink;
 use bunshin::disk::image::PAGE;
 use bunshin::disk::{Page, PageSource};
 use spin::mutex::TicketMutex;
@@ -35,10 +36,16 @@ pub(crate) fn attach(
     bus: &mut Bus,
 ) -> Result<Vec<VirtioSlot>, String> {
     let port = CONSOLE.port(console);
+    let control = config.control.then(|| CONSOLE.port(CONSOLE.add_control(&config.name)));
     let wires = |slot: u8| -> Arc<dyn InterruptLine> { Arc::new(ioapic.line(pin(slot))) };
-    let resources = Resources { memory: ram.clone(), wires: &wires, console: port.clone(), host };
+    let monitor = control.clone().map(|port| port as Arc<dyn ConsoleSink>);
+    let resources =
+        Resources { memory: ram.clone(), wires: &wires, console: port.clone(), monitor, host };
     let assembly = assembly::assemble(config, &resources).map_err(|error| error.to_string())?;
     port.connect(assembly.console);
+    if let (Some(port), Some(monitor)) = (control, assembly.monitor) {
+        port.connect(monitor);
+    }
     let count = assembly.devices.len();
     if count > usize::from(layout::VIRTIO_SLOTS) {
         return Err(format!(
