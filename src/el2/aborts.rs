@@ -83,31 +83,31 @@ impl El2Vcpu {
     /// A load or store that the syndrome describes.
     #[inline(always)]
     fn plain_access(&mut self, abort: DataAbort, address: u64) -> Option<Exit> {
-        let width = match abort.size() {
-            AccessSize::Byte => Width::Byte,
-            AccessSize::Halfword => Width::Half,
-            AccessSize::Word => Width::Word,
-            AccessSize::Doubleword | AccessSize::Quadword => Width::Double,
-        };
-        let completion = Completion {
-            register: abort.register(),
-            width,
-            sign_extend: abort.sign_extend(),
-            wide: abort.is_64bit(),
-            length: 4,
-        };
+        let width = width_of(abort);
         let operation = if abort.is_write() {
             let value = self.registers.get(abort.register());
             Operation::Write(self.to_bus(value, width))
         } else {
             Operation::Read
         };
-        self.access(address, width, operation, completion)
+        // What completes it is taken from the syndrome where it is needed, not carried along.
+        let offset = address.wrapping_sub(CONTROLLER_BASE);
+        if offset < CONTROLLER_BYTES {
+            match self.controller_access(offset, width, operation) {
+                ControllerAccess::Elsewhere => {}
+                ControllerAccess::Done(value) => {
+                    self.finish_access(completion_of(abort), value);
+                    return None;
+                }
+                ControllerAccess::Again => return None,
+            }
+        }
+        let completion = completion_of(abort);
+        Some(Exit::Io(IoAccess { space: Space::Memory, address, width, operation, completion }))
     }
 
     /// One access to an address that is not memory: the interrupt controller answers here,
     /// all other devices through the core.
-    #[inline(always)]
     pub(crate) fn access(
         &mut self,
         address: u64,
@@ -161,7 +161,7 @@ impl El2Vcpu {
             Operation::Write(value) => {
                 let mut effects = vgic.write(frame, index, offset, width, value);
                 if vgic.needs_update(index) {
-                    effects.merge(vgic.fill(index, &mut *percpu::this().interface()));
+                    effects.merge(percpu::this().interface().fill(&mut vgic, index));
                 }
                 drop(vgic);
                 self.machine.kick(effects.others(index));
@@ -228,7 +228,11 @@ impl El2Vcpu {
         // A write completes with nothing for a register.
         if !self.last_was_write() {
             let size = access_size(completion.width);
-            let value = self.to_bus(value, completion.width);
+            let value = if self.may_be_big_endian() {
+                self.swapped_to_bus(value, completion.width)
+            } else {
+                value
+            };
             let value = register_file::extend(value, size, completion.sign_extend, completion.wide);
             self.registers.set(completion.register, value);
         }
@@ -244,13 +248,17 @@ impl El2Vcpu {
     /// A register's value in the order of bytes on the bus, and back.
     #[inline(always)]
     pub(crate) fn to_bus(&self, value: u64, width: Width) -> u64 {
-        let state = ProgramState::new(self.registers.pstate);
-        let sctlr = read_aliased!(self.e2h, "c1_c0_0");
-        if state.may_be_big_endian(sctlr) {
+        if self.may_be_big_endian() {
             self.swapped_to_bus(value, width)
         } else {
             value & width.mask()
         }
+    }
+
+    #[inline(always)]
+    fn may_be_big_endian(&self) -> bool {
+        let sctlr = read_aliased!(self.e2h, "c1_c0_0");
+        ProgramState::new(self.registers.pstate).may_be_big_endian(sctlr)
     }
 
     /// The same where a big-endian guest is possible.
@@ -334,6 +342,29 @@ fn line_is_high(line: Line) -> bool {
 #[inline]
 fn fault_page() -> u64 {
     (read_register!("hpfar_el2") & FIPA_MASK) << FIPA_SHIFT
+}
+
+/// The width of an access that the syndrome describes.
+#[inline(always)]
+fn width_of(abort: DataAbort) -> Width {
+    match abort.size() {
+        AccessSize::Byte => Width::Byte,
+        AccessSize::Halfword => Width::Half,
+        AccessSize::Word => Width::Word,
+        AccessSize::Doubleword | AccessSize::Quadword => Width::Double,
+    }
+}
+
+/// What completes an access that the syndrome describes.
+#[inline(always)]
+fn completion_of(abort: DataAbort) -> Completion {
+    Completion {
+        register: abort.register(),
+        width: width_of(abort),
+        sign_extend: abort.sign_extend(),
+        wide: abort.is_64bit(),
+        length: 4,
+    }
 }
 
 /// A width in the terms of the `traps` crate.

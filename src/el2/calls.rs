@@ -104,9 +104,15 @@ impl El2Vcpu {
                 PowerRequest::CpuOn { target: VcpuId(target), entry, context }
             }
             Psci::CpuOff => PowerRequest::CpuOff,
-            Psci::CpuSuspend(Suspend::Standby) => PowerRequest::CpuSuspend { resume: None },
+            Psci::CpuSuspend(Suspend::Standby) => {
+                self.waits = true;
+                PowerRequest::CpuSuspend { resume: None }
+            }
             Psci::CpuSuspend(Suspend::PowerDown(entry)) => match self.entry(entry) {
-                Some(resume) => PowerRequest::CpuSuspend { resume: Some(resume) },
+                Some(resume) => {
+                    self.waits = true;
+                    PowerRequest::CpuSuspend { resume: Some(resume) }
+                }
                 None => return self.refuse(ErrorCode::InvalidAddress),
             },
             Psci::AffinityInfo(instance) => {
@@ -119,7 +125,10 @@ impl El2Vcpu {
             // Warm or cold: the images are loaded anew.
             Psci::SystemReset | Psci::SystemWarmReset { .. } => PowerRequest::SystemReset,
             Psci::SystemSuspend(entry) => match self.entry(entry) {
-                Some((entry, context)) => PowerRequest::SystemSuspend { entry, context },
+                Some((entry, context)) => {
+                    self.waits = true;
+                    PowerRequest::SystemSuspend { entry, context }
+                }
                 None => return self.refuse(ErrorCode::InvalidAddress),
             },
         };

@@ -7,7 +7,8 @@ use core::sync::atomic::AtomicBool;
 use bunshin::address::CpuId;
 use bunshin::config::Payload;
 use bunshin::hypervisor::Hypervisor;
-use gic::host::{Controller, CpuInterfaceState, KICK, SgiTarget};
+use gic::IntId;
+use gic::host::{Controller, CpuInterfaceState, KICK, SgiTarget, WAKE};
 use platform::tree::Tree;
 use spin::Once;
 use spin::mutex::TicketMutex;
@@ -122,13 +123,24 @@ impl Host {
     /// Makes a CPU leave its guest or its idling.
     #[inline]
     pub(crate) fn kick(&self, cpu: CpuId) {
+        self.send(cpu, KICK);
+    }
+
+    /// Makes CPU `cpu` bring the list registers of a virtual CPU up to date, whose wake flag is set.
+    #[inline]
+    pub(crate) fn wake(&self, cpu: CpuId) {
+        self.send(cpu, WAKE);
+    }
+
+    #[inline]
+    fn send(&self, cpu: CpuId, sgi: IntId) {
         let this = percpu::this();
         if cpu.0 == this.cpu {
             this.reconsider.set(true);
             return;
         }
         if let Some(target) = self.sgi_targets.get(cpu.0).and_then(Once::get) {
-            this.interface().send_sgi(KICK, *target);
+            this.interface().send_sgi(sgi, *target);
         }
     }
 

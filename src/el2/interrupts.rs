@@ -1,7 +1,7 @@
 //! Physical interrupts: whose they are, and what follows.
 
 use gic::IntId;
-use gic::host::{Controller, KICK};
+use gic::host::{Acknowledged, Controller, KICK, WAKE};
 use platform::discover::{Console, InterruptSource, Platform};
 use platform::guest::layout;
 
@@ -35,6 +35,8 @@ pub(crate) enum Outcome {
     Private(IntId),
     /// Its virtual CPU interface wants attention.
     Maintenance,
+    /// A virtual CPU of this CPU has to look at its interrupts.
+    Wake,
     /// The host's business: the core has to look around.
     Host,
     /// There was none.
@@ -121,16 +123,26 @@ impl Interrupts {
 
     /// Acknowledges the most urgent physical interrupt of this CPU and does what the host has
     /// to do about it.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn acknowledge(&self) -> Outcome {
-        let mut interface = percpu::this().interface();
-        let Some(interrupt) = interface.acknowledge() else { return Outcome::Nothing };
+        let Some(interrupt) = percpu::this().interface().take() else { return Outcome::Nothing };
         let number = interrupt.intid();
-        interface.priority_drop(interrupt);
         if let Some(guest) = self.guest_numbers.get(number.get() as usize)
             && *guest != 0
         {
             return Outcome::Private(IntId::new((*guest).into()));
+        }
+        self.serve(interrupt)
+    }
+
+    /// Does what the host has to do about an interrupt that is not the guest's.
+    #[inline(never)]
+    fn serve(&self, interrupt: Acknowledged) -> Outcome {
+        let mut interface = percpu::this().interface();
+        let number = interrupt.intid();
+        if number == WAKE {
+            interface.deactivate(interrupt);
+            return Outcome::Wake;
         }
         if number.get() == self.maintenance {
             interface.deactivate(interrupt);

@@ -67,7 +67,7 @@ impl Machine {
             if let Some(handle) = vcpus.get(vcpu.get())
                 && handle.wake()
             {
-                host().kick(handle.home());
+                host().wake(handle.home());
             }
         }
     }

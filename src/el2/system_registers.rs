@@ -17,16 +17,32 @@ const SCTLR_CACHES: u64 = 1 << 0 | 1 << 2;
 
 impl El2Vcpu {
     /// `MRS`, `MSR` or `SYS`.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn system_register(&mut self, syndrome: Syndrome) -> Option<Exit> {
         let trap = syndrome.system_register();
-        if let Some(index) = trap.encoding.identification_index()
-            && trap.direction == Direction::Read
-        {
-            self.registers.set(trap.register, self.machine.id.get(index));
+        if trap.direction == Direction::Read {
+            if let Some(index) = trap.encoding.identification_index() {
+                self.registers.set(trap.register, self.machine.id.get(index));
+                self.skip(4);
+                return None;
+            }
+        } else if trap.encoding == Encoding::ICC_SGI1R_EL1 && self.gicv3 {
+            self.send_group1(self.registers.get(trap.register));
             self.skip(4);
             return None;
         }
+        self.other_register(trap)
+    }
+
+    /// `ICC_SGI1R_EL1`, by which operating systems send all of their SGIs.
+    fn send_group1(&mut self, value: u64) {
+        let index = self.index;
+        self.change_interrupts(|vgic| ((), vgic.write_sgi1r(index, value)));
+    }
+
+    /// A register of the table.
+    #[inline(never)]
+    fn other_register(&mut self, trap: SystemRegisterTrap) -> Option<Exit> {
         let visibility = Visibility {
             interrupt_controller: host().is_gicv3(),
             performance_monitors: host().features.event_counters.is_some(),
@@ -150,7 +166,10 @@ impl El2Vcpu {
                     return None;
                 }
                 match wait.kind {
-                    WaitKind::Interrupt => Some(Exit::Idle),
+                    WaitKind::Interrupt => {
+                        self.waits = true;
+                        Some(Exit::Idle)
+                    }
                     // With a deadline of its own, or an event to wait for, going on is allowed.
                     WaitKind::InterruptUntil | WaitKind::Event | WaitKind::EventUntil => {
                         Some(Exit::SpinHint)

@@ -9,7 +9,7 @@ use core::sync::atomic::Ordering;
 
 use bunshin::address::{GuestAddress, Instant};
 use bunshin::backend;
-use bunshin::exit::{Completion, Exit, Fatal, PowerAnswer, PowerRequest, RawExit};
+use bunshin::exit::{Completion, Exit, Fatal, PowerAnswer, RawExit};
 use bunshin::statistics::ExitKind;
 use bunshin::vcpu::VcpuHandle;
 use gic::{Effects, Line, VcpuIndex, Vgic};
@@ -71,11 +71,15 @@ pub(crate) struct El2Vcpu {
     loaded: bool,
     /// `HCR_EL2.E2H` of this machine: the guest's registers have their second names.
     pub(crate) e2h: bool,
+    /// The guest has the system registers of a GICv3.
+    pub(crate) gicv3: bool,
     raw: RawExit,
     /// Since when this virtual CPU has been able to run without running, for stolen time.
     stolen_since: Option<u64>,
+    /// No other virtual CPU lives on the host CPU that it is loaded on.
+    alone: bool,
     /// It waits for an interrupt of its own accord.
-    waits: bool,
+    pub(crate) waits: bool,
 }
 
 impl El2Vcpu {
@@ -93,8 +97,10 @@ impl El2Vcpu {
             machine,
             loaded: false,
             e2h: host().features.e2h,
+            gicv3: host().is_gicv3(),
             raw: RawExit::default(),
             stolen_since: None,
+            alone: false,
             waits: false,
         }
     }
@@ -109,7 +115,7 @@ impl El2Vcpu {
         let mut vgic = self.machine.vgic.lock();
         let (result, mut effects) = change(&mut vgic);
         if vgic.needs_update(self.index) {
-            effects.merge(vgic.fill(self.index, &mut *percpu::this().interface()));
+            effects.merge(percpu::this().interface().fill(&mut vgic, self.index));
         }
         drop(vgic);
         self.machine.kick(effects.others(self.index));
@@ -165,7 +171,9 @@ impl El2Vcpu {
     /// A physical interrupt came while the guest ran.
     fn physical_interrupt(&mut self) -> Option<Exit> {
         match self.serve_interrupt() {
-            Outcome::Host => Some(Exit::HostInterrupt),
+            // Where no other lives on this CPU, it is for this one, which looks before it goes on.
+            Outcome::Wake if self.alone => None,
+            Outcome::Wake | Outcome::Host => Some(Exit::HostInterrupt),
             Outcome::Private(_) | Outcome::Maintenance | Outcome::Nothing => None,
         }
     }
@@ -191,7 +199,7 @@ impl El2Vcpu {
                     ((), vgic.maintenance(index, &mut *percpu::this().interface()))
                 });
             }
-            Outcome::Host | Outcome::Nothing => {}
+            Outcome::Wake | Outcome::Host | Outcome::Nothing => {}
         }
         outcome
     }
@@ -241,6 +249,7 @@ impl El2Vcpu {
 
 impl backend::Vcpu for El2Vcpu {
     fn load(&mut self, trap_idle: bool) {
+        self.alone = !trap_idle;
         let host = host();
         self.controls.load(trap_idle);
         write_register!("cntvoff_el2", self.machine.counter_offset.load(Ordering::Relaxed));
@@ -260,7 +269,7 @@ impl backend::Vcpu for El2Vcpu {
                     percpu::this().interface().set_active(intid);
                 }
             }
-            let effects = vgic.fill(self.index, &mut *percpu::this().interface());
+            let effects = percpu::this().interface().fill(&mut vgic, self.index);
             drop(vgic);
             self.machine.kick(effects.others(self.index));
         }
@@ -294,6 +303,7 @@ impl backend::Vcpu for El2Vcpu {
     }
 
     fn run(&mut self) -> Exit {
+        self.waits = false;
         if self.emulation.is_some()
             && let Some(exit) = self.continue_emulation()
         {
@@ -303,7 +313,6 @@ impl backend::Vcpu for El2Vcpu {
             let reconsider = &percpu::this().reconsider;
             if reconsider.get() {
                 reconsider.set(false);
-                self.waits = false;
                 return Exit::HostInterrupt;
             }
             if self.handle.take_wake() {
@@ -319,13 +328,6 @@ impl backend::Vcpu for El2Vcpu {
                 _ => self.physical_interrupt(),
             };
             if let Some(exit) = exit {
-                self.waits = matches!(
-                    exit,
-                    Exit::Idle
-                        | Exit::Power(
-                            PowerRequest::CpuSuspend { .. } | PowerRequest::SystemSuspend { .. }
-                        )
-                );
                 return exit;
             }
         }

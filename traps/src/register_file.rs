@@ -12,14 +12,15 @@ pub const ZERO_REGISTER: u8 = 31;
 #[inline]
 #[must_use]
 pub const fn extend(value: u64, size: AccessSize, sign_extend: bool, is_64bit: bool) -> u64 {
-    let extended = match (size, sign_extend) {
-        (AccessSize::Byte, false) => value as u8 as u64,
-        (AccessSize::Byte, true) => value as i8 as u64,
-        (AccessSize::Halfword, false) => value as u16 as u64,
-        (AccessSize::Halfword, true) => value as i16 as u64,
-        (AccessSize::Word, false) => value as u32 as u64,
-        (AccessSize::Word, true) => value as i32 as u64,
-        (AccessSize::Doubleword | AccessSize::Quadword, _) => return value,
+    if matches!(size, AccessSize::Doubleword | AccessSize::Quadword) {
+        return value;
+    }
+    let unused = u64::BITS.wrapping_sub(8 << size as u32);
+    let top = value.wrapping_shl(unused);
+    let extended = if sign_extend {
+        (top as i64).wrapping_shr(unused) as u64
+    } else {
+        top.wrapping_shr(unused)
     };
     if is_64bit { extended } else { extended as u32 as u64 }
 }

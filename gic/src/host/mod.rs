@@ -21,10 +21,14 @@ pub use gich::Gich;
 pub use ich::Ich;
 pub use state::CpuInterfaceState;
 
-use crate::{Affinity, IntId, ListRegister, ListRegisters};
+use crate::{Affinity, Effects, IntId, ListRegister, ListRegisters, VcpuIndex, Vgic};
 
 /// The SGI by which the hypervisor makes another CPU exit from its guest.
 pub const KICK: IntId = IntId::new(1);
+
+/// The SGI that says that list registers of the virtual CPU it goes to are out of date, and nothing else. A controller
+/// that has but one sends [`KICK`] instead.
+pub const WAKE: IntId = IntId::new(2);
 
 /// What makes an interrupt pending.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -306,6 +310,24 @@ impl CpuInterface {
 }
 
 /// Where the version is known, use the list registers of [`v2::Cpu`] and [`v3::Cpu`]: they do without a branch.
+impl CpuInterface {
+    /// [`acknowledge`](Self::acknowledge) and [`priority_drop`](Self::priority_drop).
+    #[inline(always)]
+    pub fn take(&mut self) -> Option<Acknowledged> {
+        either!(self, cpu => {
+            let interrupt = cpu.acknowledge()?;
+            cpu.priority_drop(interrupt);
+            Some(interrupt)
+        })
+    }
+
+    /// [`Vgic::fill`] with the list registers of this CPU. The kind of controller is looked at once, not at each register.
+    #[inline]
+    pub fn fill(&mut self, vgic: &mut Vgic, vcpu: VcpuIndex) -> Effects {
+        either!(self, cpu => vgic.fill(vcpu, cpu))
+    }
+}
+
 impl ListRegisters for CpuInterface {
     #[inline(always)]
     fn count(&self) -> usize {

@@ -125,9 +125,16 @@ mod aarch64 {
 
     /// Accessors of numbered registers; numbers that don't exist read as zero and are not written.
     macro_rules! numbered {
-        ($read:ident, $write:ident: $($n:literal $register:ident)*) => {
+        ($read:ident, $write:ident: 0 $first:ident 1 $second:ident $($n:literal $register:ident)*) => {
             #[inline(always)]
             pub(in super::super) fn $read(n: usize) -> u64 {
+                // The first ones are those in use, most of the time.
+                if n == 0 {
+                    return $first.get();
+                }
+                if n == 1 {
+                    return $second.get();
+                }
                 match n {
                     $($n => $register.get(),)*
                     _ => 0,
@@ -136,6 +143,12 @@ mod aarch64 {
 
             #[inline(always)]
             pub(in super::super) fn $write(n: usize, value: u64) {
+                if n == 0 {
+                    return $first.set(value);
+                }
+                if n == 1 {
+                    return $second.set(value);
+                }
                 match n {
                     $($n => $register.set(value),)*
                     _ => {}

@@ -38,12 +38,39 @@ mod typer {
 }
 
 impl Vgic {
+    #[inline]
     pub(super) fn read_distributor_v3(
         &mut self,
         vcpu: VcpuIndex,
         offset: u32,
         width: Width,
     ) -> Read {
+        if offset < Common::FIRST {
+            return Read::Value(self.read_control_v3(offset, width));
+        }
+        self.read_array_v3(vcpu, offset, width)
+    }
+
+    /// Reads a register of the distributor as a whole.
+    #[inline]
+    fn read_control_v3(&self, offset: u32, width: Width) -> u64 {
+        if !is_word(offset, width) {
+            return 0;
+        }
+        match offset {
+            IIDR => identification::IIDR,
+            TYPER => self.it_lines_number() | typer::ID_BITS_10 | typer::A3V | typer::NO_1_OF_N,
+            CTLR => {
+                let pending = if self.unsettled.is_empty() { 0 } else { ctlr::RWP };
+                self.control_groups() | ctlr::ARE | ctlr::DS | pending
+            }
+            _ => 0,
+        }
+    }
+
+    /// Reads a register of an array, or the identification.
+    #[inline(never)]
+    fn read_array_v3(&mut self, vcpu: VcpuIndex, offset: u32, width: Width) -> Read {
         if let Some(register) = Common::decode(offset, width) {
             if register.is_private() {
                 return Read::Value(0);
@@ -59,12 +86,6 @@ impl Vgic {
         let value = match offset {
             IROUTER..IROUTER_END => self.read_router(offset, width),
             _ if !is_word(offset, width) => 0,
-            CTLR => {
-                let pending = if self.unsettled.is_empty() { 0 } else { ctlr::RWP };
-                self.control_groups() | ctlr::ARE | ctlr::DS | pending
-            }
-            TYPER => self.it_lines_number() | typer::ID_BITS_10 | typer::A3V | typer::NO_1_OF_N,
-            IIDR => identification::IIDR,
             PIDR4..END => identification::coresight(3, offset - PIDR4),
             _ => 0,
         };

@@ -68,6 +68,7 @@ pub enum Read {
 
 impl Vgic {
     /// A guest's read of `width` at `offset` bytes into a frame. What the architecture doesn't allow reads as zero.
+    #[inline]
     pub fn read(&mut self, frame: Frame, vcpu: VcpuIndex, offset: u64, width: Width) -> Read {
         let Ok(offset) = u32::try_from(offset) else { return Read::Value(0) };
         match (self.version, frame) {

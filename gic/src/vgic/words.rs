@@ -43,6 +43,9 @@ const ICFGR: u32 = 0xc00;
 const IGRPMODR: u32 = 0xd00;
 
 impl Common {
+    /// The lowest offset of any of them; registers of a controller as a whole are below.
+    pub(super) const FIRST: u32 = IGROUPR;
+
     /// The register at `offset`, if it is one of these and may be accessed so.
     #[inline(always)]
     pub(super) const fn decode(offset: u32, width: Width) -> Option<Self> {
