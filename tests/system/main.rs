@@ -13,7 +13,9 @@ mod emulator;
 mod firmware;
 mod guests;
 mod host;
+mod isolation;
 mod linux;
+mod monitor;
 mod network;
 mod storage;
 mod tap;
@@ -47,6 +49,8 @@ fn main() -> ExitCode {
     trials.extend(boot::trials());
     trials.extend(bundle::trials());
     trials.extend(linux::trials(full));
+    trials.extend(monitor::trials(full));
+    trials.extend(isolation::trials());
     trials.extend(firmware::trials(full));
     trials.extend(storage::trials(full));
     trials.extend(network::trials());
