@@ -148,7 +148,9 @@ impl<'h, B: Backend> Cpu<'h, B> {
                     });
                 }
                 Mail::Start(vm) => {
-                    vm.start(&self.hypervisor.backend);
+                    if vm.start(&self.hypervisor.backend) {
+                        self.hypervisor.stay_on(false);
+                    }
                 }
                 Mail::Request(vm, transition) => {
                     vm.request(&self.hypervisor.backend, transition);

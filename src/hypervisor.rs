@@ -112,7 +112,6 @@ impl<B: Backend> Hypervisor<B> {
 
     /// Has a virtual machine started where it lives: that takes a while.
     pub fn start(&self, vm: &Arc<Vm<B>>) {
-        self.stay_on(false);
         self.send(vm, Mail::Start(vm.clone()));
     }
 

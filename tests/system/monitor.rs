@@ -148,6 +148,7 @@ fn neighbour(resets: usize) -> Result<()> {
     let mut emulator = two()?;
     let work = "while dd if=/dev/urandom of=/tmp/a bs=64k count=16 2>/dev/null && cp /tmp/a /tmp/b \
                 && cmp /tmp/a /tmp/b; do date +%s > /tmp/last; echo r >> /tmp/rounds; done; echo wr''ong";
+    shell(&mut emulator, "touch /tmp/rounds")?;
     emulator.send(&format!("({work}) &\n"))?;
     let rounds = |emulator: &mut Emulator| -> Result<u64> {
         focus_on(emulator, 1)?;
