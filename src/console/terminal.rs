@@ -137,6 +137,8 @@ impl Terminal {
             }
         }
         self.set_focus(focus);
+        // The log first: it says why this is the end.
+        self.next = 0;
     }
 
     /// A channel sends.
