@@ -164,8 +164,9 @@ mod guest {
         const NOBODY: u16 = 0xd800;
         const LENGTH: usize = 5000;
         static mut BUFFER: [u8; LENGTH] = [0; LENGTH];
+        let buffer = &raw mut BUFFER;
         // SAFETY: only this function uses it, once.
-        let buffer = unsafe { &mut *(&raw mut BUFFER) };
+        let buffer = unsafe { &mut *buffer };
         port::read_string(NOBODY, buffer);
         check!(buffer.iter().all(|byte| *byte == 0xff), "not all ones");
         port::write_string(NOBODY, buffer);
