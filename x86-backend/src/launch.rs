@@ -1,5 +1,6 @@
 //! From a bundle to running virtual machines.
 
+use alloc::format;
 use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -149,6 +150,19 @@ fn resources(bundle: &'static [u8], machine: &MachineConfig, uplinks: &Uplinks) 
 /// A virtual machine and its virtual CPUs.
 type Made<E> = (Arc<Vm<X86<E>>>, Vec<X86Vcpu<E>>);
 
+/// Devices of a PC stay the host's: there is no driver for its IOMMU.
+fn refuse_host_devices(config: &VmConfig) -> Result<(), String> {
+    if let Some(path) = config.devices.first() {
+        return Err(format!(
+            "device {path}: this hypervisor gives no device of a PC to a guest; remove it"
+        ));
+    }
+    match config.direct_memory {
+        true => Err("direct_memory: there is no use for it on a PC; remove it".into()),
+        false => Ok(()),
+    }
+}
+
 /// Makes what `config` describes.
 fn make_vm<E: Engine>(
     config: VmConfig,
@@ -156,6 +170,7 @@ fn make_vm<E: Engine>(
     placement: &Placement,
     kind: Kind,
 ) -> Result<Made<E>, String> {
+    refuse_host_devices(&config)?;
     let homes = placement.homes(&config)?;
     let huge = match kind {
         Kind::Npt => __cpuid(0x8000_0001).edx & CPUID_HUGE_PAGES != 0,

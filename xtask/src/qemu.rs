@@ -15,7 +15,7 @@ pub struct Machine {
     /// Version of the host's interrupt controller (aarch64)
     #[arg(long, value_name = "2|3", default_value_t = 3, value_parser = clap::value_parser!(u8).range(2..=3))]
     pub gic: u8,
-    /// Model of the host's CPUs [default: cortex-a72; on x86_64 EPYC with what QEMU emulates of it]
+    /// Model of the host's CPUs [default: cortex-a72; on x86_64 max with AMD-V]
     #[arg(long, value_name = "MODEL")]
     pub cpu: Option<String>,
     /// Number of the host's CPUs [default: the VM file's, else 4]
