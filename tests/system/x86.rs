@@ -28,6 +28,9 @@ const HOST_MEMORY: Size = Size(1 << 30);
 /// Memory of small guests.
 const MEMORY: u64 = 64 << 20;
 const LINUX_MEMORY: u64 = 512 << 20;
+/// Memory of a guest on both sides of the hole below 4 GiB, and of the host for it.
+const LARGE_MEMORY: u64 = 4 << 30;
+const LARGE_HOST_MEMORY: Size = Size(5200 << 20);
 
 /// CPUs of the host and of a guest.
 const CPUS: u32 = 2;
@@ -52,6 +55,10 @@ pub(crate) fn trials(full: bool) -> Vec<Case> {
     }
     cases.push(case("x86::guest/smp/svm/four_on_two", || {
         judge(&boot(&[small("smp", 4)?], CPUS)?.finish()?)
+    }));
+    cases.push(case("x86::guest/hello/svm/memory_above_4_gib", || {
+        let vm = Vm::new("hello", small_file("hello")?, CPUS, LARGE_MEMORY);
+        judge(&boot_with(&[vm], CPUS, LARGE_HOST_MEMORY)?.finish()?)
     }));
     cases.push(case("x86::a_multiboot_kernel_starts", multiboot));
     cases.push(case("x86::restarts_leave_free_memory_unchanged", restarts));
@@ -101,9 +108,9 @@ pub(crate) fn trials(full: bool) -> Vec<Case> {
 const OVMF: &str = "/usr/share/ovmf/OVMF.fd";
 
 /// The emulator's command line, with nothing to boot yet.
-fn command(cpu: Option<&str>, cpus: u32) -> Result<Command> {
+fn command(cpu: Option<&str>, cpus: u32, memory: Size) -> Result<Command> {
     let machine = qemu::Machine { cpu: cpu.map(str::to_string), ..qemu::Machine::default() };
-    let mut command = machine.command(Arch::X86_64, cpus, HOST_MEMORY)?;
+    let mut command = machine.command(Arch::X86_64, cpus, memory)?;
     command.args(["-nodefaults", "-serial", "mon:stdio"]);
     Ok(command)
 }
@@ -117,10 +124,15 @@ fn hypervisor() -> Result<std::path::PathBuf> {
 
 /// Starts the hypervisor with a bundle of `vms`.
 fn boot(vms: &[Vm], cpus: u32) -> Result<Emulator> {
+    boot_with(vms, cpus, HOST_MEMORY)
+}
+
+/// The same on a host with so much memory.
+fn boot_with(vms: &[Vm], cpus: u32, memory: Size) -> Result<Emulator> {
     let folder = tempfile::tempdir()?;
     let bundle = folder.path().join("bundle.itb");
     fs::write(&bundle, fit::write(Arch::X86_64, vms)?)?;
-    let mut command = command(None, cpus)?;
+    let mut command = command(None, cpus, memory)?;
     command.arg("-kernel").arg(hypervisor()?).arg("-initrd").arg(bundle);
     Emulator::start(command, LIMIT, Some(folder))
 }
@@ -141,7 +153,7 @@ fn judge(text: &str) -> Result<()> {
 
 /// The same guest without a hypervisor: what fails here too is not the hypervisor's fault.
 fn bare(name: &str) -> Result<()> {
-    let mut command = command(None, CPUS)?;
+    let mut command = command(None, CPUS, HOST_MEMORY)?;
     command.arg("-kernel").arg(build::guest(&Workspace::locate(), Arch::X86_64, name));
     judge(&Emulator::start(command, LIMIT, None)?.finish()?)
 }
@@ -167,7 +179,7 @@ fn restarts() -> Result<()> {
 }
 
 fn embedded() -> Result<()> {
-    let mut command = command(None, CPUS)?;
+    let mut command = command(None, CPUS, HOST_MEMORY)?;
     command.arg("-kernel").arg(hypervisor()?);
     let mut emulator = Emulator::start(command, LIMIT, None)?;
     emulator.expect("Hello from a guest!")?;
@@ -191,13 +203,13 @@ fn iso(drive: &[&str]) -> Result<()> {
     let file = folder.path().join("bunshin.iso");
     let bundle = fit::write(Arch::X86_64, &[small("hello", CPUS)?])?;
     pc::write(&file, &hypervisor()?, Some(&bundle))?;
-    let mut command = command(None, CPUS)?;
+    let mut command = command(None, CPUS, HOST_MEMORY)?;
     command.args(drive).arg(file);
     judge(&Emulator::start(command, LIMIT, Some(folder))?.finish()?)
 }
 
 fn incapable(cpu: &str, missing: &str) -> Result<()> {
-    let mut command = command(Some(cpu), 1)?;
+    let mut command = command(Some(cpu), 1, HOST_MEMORY)?;
     command.arg("-kernel").arg(hypervisor()?);
     let mut emulator = Emulator::start(command, LIMIT, None)?;
     emulator.expect(missing)?;

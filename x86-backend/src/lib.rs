@@ -9,5 +9,6 @@ pub mod controls;
 pub mod event;
 pub mod machine;
 pub mod paging;
+pub mod scrub;
 pub mod state;
 pub mod translate;

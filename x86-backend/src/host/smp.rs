@@ -41,6 +41,11 @@ pub(crate) fn apic_id(cpu: usize) -> Option<u32> {
     APIC_IDS.get()?.get(cpu).map(|id| id.load(Ordering::Relaxed))
 }
 
+/// How many processors run; their logical numbers count from 0.
+pub(super) fn online() -> usize {
+    ONLINE.load(Ordering::Acquire)
+}
+
 /// Says that the processor that runs this is up.
 pub(super) fn announce() {
     ONLINE.fetch_add(1, Ordering::Release);

@@ -5,6 +5,7 @@ use core::sync::atomic::{AtomicBool, Ordering};
 
 use bunshin::address::CpuId;
 use spin::Once;
+use x86_64::instructions::interrupts;
 use x86_64::registers::control::{Cr0, Cr0Flags, Cr4, Cr4Flags};
 use x86_backend::boot_info::{self, BootInfo};
 
@@ -124,6 +125,9 @@ extern "sysv64" fn main() -> ! {
 /// Lets the other processors go on to [`crate::launch::join`].
 pub(crate) fn release_others() {
     READY.store(true, Ordering::Release);
+    for cpu in 1..smp::online() {
+        super::kick(CpuId(cpu));
+    }
 }
 
 /// Set once the hypervisor stands; the other processors wait for it.
@@ -133,8 +137,11 @@ static READY: AtomicBool = AtomicBool::new(false);
 pub(super) extern "sysv64" fn start_secondary(cpu: u64) -> ! {
     init_processor(cpu as usize);
     smp::announce();
+    // A processor that spins would slow down its sibling, or an emulator, while that fills guests'
+    // memory. The kick that follows the flag waits until interrupts are on, which is within HLT.
     while !READY.load(Ordering::Acquire) {
-        core::hint::spin_loop();
+        interrupts::enable_and_hlt();
+        interrupts::disable();
     }
     crate::launch::join()
 }
