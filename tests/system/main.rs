@@ -53,9 +53,9 @@ fn main() -> ExitCode {
     trials.extend(isolation::trials());
     trials.extend(firmware::trials(full));
     trials.extend(storage::trials(full));
-    trials.extend(network::trials());
+    trials.extend(network::trials(full));
     trials.extend(x86::trials(full));
-    trials.extend(boards::trials());
+    trials.extend(boards::trials(full));
     trials.extend(apple::trials());
     let trials = trials
         .into_iter()

@@ -21,7 +21,7 @@ const CUTS_FULL: u32 = 50;
 
 pub(crate) fn trials(full: bool) -> Vec<Case> {
     let mut cases = Vec::new();
-    for arch in Arch::ALL {
+    for arch in vmfile::architectures(full).iter().copied() {
         let cuts = if full { CUTS_FULL } else { CUTS };
         cases.push(case(format!("storage::power_cuts/{arch}"), move || power_cuts(arch, cuts)));
         cases.push(case(format!("storage::disks_outlive_a_reset/{arch}"), move || reset(arch)));

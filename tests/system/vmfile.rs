@@ -17,6 +17,11 @@ use crate::emulator::Emulator;
 const MEMORY: Size = Size(1 << 30);
 const CPUS: u32 = 2;
 
+/// Architectures of what both of them run by the same core: a normal run has time for one.
+pub(crate) fn architectures(full: bool) -> &'static [Arch] {
+    if full { &Arch::ALL } else { &[Arch::Aarch64] }
+}
+
 /// One of the project's VM files.
 pub(crate) fn load(name: &str) -> Result<VmFile> {
     VmFile::load(&Workspace::locate().root().join("vms").join(name))

@@ -50,9 +50,6 @@ pub(crate) fn trials(full: bool) -> Vec<Case> {
             judge(&boot(&[small(name, CPUS)?], CPUS)?.finish()?)
         }));
     }
-    for name in ON_BARE_MACHINE {
-        cases.push(case(format!("reference::x86/{name}"), move || bare(name)));
-    }
     cases.push(case("x86::guest/smp/svm/four_on_two", || {
         judge(&boot(&[small("smp", 4)?], CPUS)?.finish()?)
     }));
@@ -77,6 +74,9 @@ pub(crate) fn trials(full: bool) -> Vec<Case> {
     cases.push(case("x86::linux_selftest/debian:6.1/2cpu", || selftest(Guest::Debian61, 2)));
     cases.push(case("x86::a_user_works_at_the_shell", shell));
     if full {
+        for name in ON_BARE_MACHINE {
+            cases.push(case(format!("reference::x86/{name}"), move || bare(name)));
+        }
         for (kernel, cpus) in [
             (Guest::Debian61, 1),
             (Guest::Debian61, 4),
