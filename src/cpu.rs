@@ -104,6 +104,10 @@ impl<'h, B: Backend> Cpu<'h, B> {
         self.adopt();
         if self.wants_attention() {
             self.attend();
+            // What the monitor leaves for the CPU that it runs on comes without a kick.
+            if self.mail_waits() {
+                return;
+            }
         }
         let now = self.hypervisor.backend.now();
         self.refresh(now, None);

@@ -34,8 +34,7 @@ pub(crate) fn trials() -> Vec<Case> {
 
 /// Rounds of a computation in three seconds by the guest's clock.
 fn speed(emulator: &mut Emulator) -> Result<u64> {
-    let count =
-        "timeout 3 sh -c 'i=0; while :; do i=$((i+1)); echo $i > /tmp/n; done'; tail -n 1 /tmp/n";
+    let count = "rm -f /tmp/n; timeout 3 sh -c 'i=0; while :; do i=$((i+1)); echo $i >> /tmp/n; done'; tail -n 1 /tmp/n";
     let text = shell(emulator, count)?;
     let last = text.lines().rev().find_map(|line| line.trim().parse().ok());
     last.with_context(|| format!("{text:?} has no number"))
