@@ -71,8 +71,10 @@ impl<E: Engine> X86Vcpu<E> {
                 return Some(exit);
             }
         }
+        // It stays on as the core sees it: a start-up message that arrives on the way to being off
+        // would find nobody.
         if self.apic.activity() == Activity::WaitForSipi {
-            return Some(Exit::Power(PowerRequest::CpuOff));
+            return Some(Exit::Idle);
         }
         if self.events.shutdown {
             return Some(self.shut_down());
