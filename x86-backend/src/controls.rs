@@ -30,6 +30,31 @@ impl Capability {
     }
 }
 
+/// The VMX-preemption timer (SDM 26.5.1): a counter of the processor that ends a guest's run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PreemptionTimer {
+    /// It counts down each time that this bit of the time-stamp counter changes.
+    shift: u32,
+}
+
+impl PreemptionTimer {
+    /// The timer of a processor with this value of IA32_VMX_MISC.
+    pub const fn new(misc: u64) -> Self {
+        PreemptionTimer { shift: (misc & 0x1f) as u32 }
+    }
+
+    /// What to count down from at time `now`, so that it ends at `deadline` (both in ticks of the
+    /// time-stamp counter) or at most one of its steps later; earlier only if `deadline` is too
+    /// far.
+    #[inline]
+    pub const fn count(self, now: u64, deadline: u64) -> u32 {
+        let steps = (deadline >> self.shift).saturating_sub(now >> self.shift);
+        let part = deadline & !(u64::MAX << self.shift) != 0;
+        let steps = if part && deadline > now { steps.saturating_add(1) } else { steps };
+        if steps > u32::MAX as u64 { u32::MAX } else { steps as u32 }
+    }
+}
+
 /// The bits of CR0 or CR4 that VMX operation fixes (SDM A.7, A.8).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FixedBits {
@@ -60,6 +85,17 @@ mod tests {
         assert_eq!(capability.choose(1 << 28, 1 << 27), Ok(0x1400_6172));
     }
 
+    #[test]
+    fn a_deadline_that_is_past_or_far_counts_from_nothing_or_all() {
+        let timer = PreemptionTimer::new(5);
+        assert_eq!(timer.count(1000, 999), 0);
+        assert_eq!(timer.count(1024, 1024), 0);
+        assert_eq!(timer.count(1024, 1025), 1);
+        assert_eq!(timer.count(1024, 1056), 1);
+        assert_eq!(timer.count(0, u64::MAX), u32::MAX);
+        assert_eq!(PreemptionTimer::new(0).count(7, 9), 2);
+    }
+
     proptest! {
         #[test]
         fn a_control_word_is_one_that_the_processor_accepts(
@@ -75,6 +111,18 @@ mod tests {
                 }
                 Err(bit) => prop_assert!(required >> bit & 1 == 1 && allowed >> bit & 1 == 0),
             }
+        }
+
+        #[test]
+        fn the_preemption_timer_ends_at_the_deadline_or_a_step_later(
+            shift in 0u64..32, now in 0..1u64 << 62, wait in 0..1u64 << 31,
+        ) {
+            let timer = PreemptionTimer::new(0x6004_0000 | shift);
+            let deadline = now + wait;
+            // What the processor does: a step is a change of the bit.
+            let ends = ((now >> shift) + u64::from(timer.count(now, deadline))) << shift;
+            prop_assert!(ends.max(now) >= deadline);
+            prop_assert!(ends <= deadline + (1 << shift));
         }
 
         #[test]

@@ -1,6 +1,8 @@
 //! What the virtual CPU asks of AMD-V and VT-x. Vendor code translates exits
 //! and holds state; it decides nothing.
 
+use alloc::vec::Vec;
+
 use bunshin::bus::Width;
 use bunshin::exit::RawExit;
 use x86_backend::event::Event;
@@ -12,6 +14,8 @@ use x86_backend::state::{Registers, SegmentName};
 pub(crate) enum Cause {
     /// An interrupt of the host waits, or was taken.
     HostInterrupt,
+    /// The deadline of this host CPU's timer has passed.
+    Deadline,
     /// A non-maskable interrupt of the host was taken.
     HostNmi,
     /// The guest takes interrupts now, as was asked for.
@@ -150,6 +154,9 @@ pub(crate) trait Engine: Send + Sized + 'static {
     /// What guests may use on this machine.
     fn features() -> Features;
 
+    /// What this processor has of that which others lack, for the log.
+    fn options() -> Vec<&'static str>;
+
     /// Makes the control structures of a virtual CPU. `tables` is the root
     /// of the second translation stage.
     ///
@@ -164,8 +171,12 @@ pub(crate) trait Engine: Send + Sized + 'static {
     /// See [`Engine::load`].
     fn unload(&mut self);
 
-    /// Whether `HLT` and `PAUSE` loops give way to others.
-    fn trap_pause(&mut self, trap: bool);
+    /// Whether `HLT` exits, and whether `PAUSE` loops do, so that they give way to others.
+    fn trap_idle(&mut self, halt: bool, pause: bool);
+
+    /// Whether the guest waits in a `HLT` that did not exit. It does not any more, then: `RIP` is
+    /// behind the instruction. False where an exit ends `HLT`.
+    fn take_halt(&mut self) -> bool;
 
     /// What the guest's time-stamp counter is ahead of the host's, modulo 2^64.
     fn set_tsc_offset(&mut self, offset: u64);
@@ -174,7 +185,8 @@ pub(crate) trait Engine: Send + Sized + 'static {
     /// nothing pending.
     fn start(&mut self, state: &InitialState);
 
-    /// Runs the guest until something happens.
+    /// Runs the guest until something happens, at the latest until the deadline of this host CPU's
+    /// timer.
     fn run(&mut self, registers: &mut Registers) -> Cause;
 
     /// Reads a register.

@@ -88,7 +88,9 @@ fn run<E: Engine>(
     cpus: usize,
     kind: Kind,
 ) -> ! {
-    log::info!("{} on {cpus} processors", E::NAME);
+    let options = E::options();
+    let with = if options.is_empty() { "" } else { ", with " };
+    log::info!("{} on {cpus} processors{with}{}", E::NAME, options.join(", "));
     let hypervisor = place.call_once(|| Hypervisor::new(X86::new(), cpus, &CONSOLE));
     decode::warm_up();
     let (bundle, machine) = match info.modules.first() {
@@ -172,6 +174,7 @@ fn make_vm<E: Engine>(
 ) -> Result<Made<E>, String> {
     refuse_host_devices(&config)?;
     let homes = placement.homes(&config)?;
+    let pinned = config.pinned;
     let huge = match kind {
         Kind::Npt => __cpuid(0x8000_0001).edx & CPUID_HUGE_PAGES != 0,
         Kind::Ept => vmx::huge_pages(),
@@ -216,7 +219,7 @@ fn make_vm<E: Engine>(
     let vcpus = handles
         .iter()
         .zip(apics)
-        .map(|(handle, apic)| X86Vcpu::new(handle.clone(), pc.clone(), apic))
+        .map(|(handle, apic)| X86Vcpu::new(handle.clone(), pc.clone(), apic, pinned))
         .collect::<Result<_, _>>()?;
     Ok((Arc::new(Vm::new(config, bus, pc, handles)), vcpus))
 }

@@ -4,6 +4,7 @@
 extern crate alloc;
 
 pub mod asid;
+pub mod availability;
 pub mod boot_info;
 pub mod controls;
 pub mod event;

@@ -62,6 +62,7 @@ pub(crate) fn write_cr2(value: u64) {
 
 /// Waits until an interrupt has been served.
 pub(crate) fn idle() {
+    PerCpu::current().timer.arm();
     // STI takes effect after HLT has begun, so that no interrupt falls between.
     x86_64::instructions::interrupts::enable_and_hlt();
     x86_64::instructions::interrupts::disable();

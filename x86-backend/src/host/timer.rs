@@ -1,5 +1,5 @@
-//! Time: the calibrated time-stamp counter, and a timer on each processor
-//! that interrupts at the earlier of two deadlines.
+//! Time: the calibrated time-stamp counter, and on each processor a timer that
+//! ends idling, or a guest's run, at the earlier of two deadlines.
 
 use core::cell::Cell;
 use core::sync::atomic::{AtomicU64, Ordering};
@@ -138,18 +138,19 @@ fn crystal() -> Option<(u64, u64)> {
     Some((crystal * u64::from(leaf.ebx) / u64::from(leaf.eax), crystal))
 }
 
-/// The timer of one processor.
+/// The timer of one processor: two deadlines, of which the earlier counts. Setting them touches no
+/// hardware; what watches for them is chosen on the way into a guest or into idling.
 pub(crate) struct Timer {
     /// Deadline of the core: the end of a slice, or a sleeper's timer.
     core: Cell<u64>,
     /// Deadline of the virtual CPU that is loaded.
     guest: Cell<u64>,
-    /// Deadline in hardware.
+    /// Deadline in the local APIC.
     armed: Cell<u64>,
 }
 
 /// No deadline.
-const NEVER: u64 = u64::MAX;
+pub(crate) const NEVER: u64 = u64::MAX;
 
 impl Timer {
     pub(super) const fn new() -> Self {
@@ -159,24 +160,39 @@ impl Timer {
     /// Sets the core's deadline.
     pub(crate) fn set_core(&self, deadline: Option<Instant>) {
         self.core.set(deadline.map_or(NEVER, |instant| instant.0));
-        self.arm();
     }
 
     /// Sets the deadline of the virtual CPU that is loaded.
     #[inline]
     pub(crate) fn set_guest(&self, deadline: Option<Instant>) {
         self.guest.set(deadline.map_or(NEVER, |instant| instant.0));
-        self.arm();
+    }
+
+    /// The earlier deadline, in ticks of [`now`]; [`NEVER`] for none.
+    #[inline]
+    pub(crate) fn deadline(&self) -> u64 {
+        self.core.get().min(self.guest.get())
     }
 
     /// The interrupt came.
     pub(super) fn expired(&self) {
         self.armed.set(NEVER);
+        self.take_core();
     }
 
+    /// Whether the core's deadline has passed, which is told once.
+    pub(crate) fn take_core(&self) -> bool {
+        let passed = self.core.get() <= now().0;
+        if passed {
+            self.core.set(NEVER);
+        }
+        passed
+    }
+
+    /// Has the local APIC interrupt at the deadline.
     #[inline]
-    fn arm(&self) {
-        let deadline = self.core.get().min(self.guest.get());
+    pub(crate) fn arm(&self) {
+        let deadline = self.deadline();
         if deadline == self.armed.get() {
             return;
         }
@@ -187,6 +203,15 @@ impl Timer {
             apic::arm_timer(deadline, |ticks| {
                 scale(ticks, APIC_FREQUENCY.load(Ordering::Relaxed), frequency())
             });
+        }
+    }
+
+    /// Has the local APIC not interrupt: something else watches for the deadline.
+    #[inline]
+    pub(crate) fn disarm(&self) {
+        if self.armed.get() != NEVER {
+            self.armed.set(NEVER);
+            apic::disarm_timer();
         }
     }
 }

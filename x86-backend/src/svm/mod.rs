@@ -7,6 +7,7 @@ mod switch;
 mod vmcb;
 
 use alloc::boxed::Box;
+use alloc::vec::Vec;
 
 use bunshin::bus::Width;
 use bunshin::exit::RawExit;
@@ -39,7 +40,6 @@ const INTERCEPT_1: u32 = intercept_1::INTR
     | intercept_1::CPUID
     | intercept_1::RSM
     | intercept_1::INVD
-    | intercept_1::HLT
     | intercept_1::INVLPGA
     | intercept_1::IO
     | intercept_1::MSR
@@ -171,6 +171,10 @@ impl Engine for Svm {
         Features { rdtscp: host::msr::has_tsc_aux(), invpcid: true }
     }
 
+    fn options() -> Vec<&'static str> {
+        processor::options()
+    }
+
     fn new(tables: u64) -> Result<Self, &'static str> {
         // SAFETY: the control block consists of integers, for which zero is a value.
         let mut vmcb: Box<Vmcb> = unsafe { Box::new_zeroed().assume_init() };
@@ -201,18 +205,24 @@ impl Engine for Svm {
 
     fn unload(&mut self) {}
 
-    fn trap_pause(&mut self, trap: bool) {
-        // Without the counter every PAUSE would exit.
-        let trap = trap && PerCpu::current().svm.counts_pauses();
+    fn trap_idle(&mut self, halt: bool, pause: bool) {
         let control = &mut self.vmcb.control;
         control.pause_count = PAUSE_COUNT;
         control.pause_threshold = PAUSE_THRESHOLD;
-        if trap {
+        control.intercept_1 &= !(intercept_1::HLT | intercept_1::PAUSE);
+        if halt {
+            control.intercept_1 |= intercept_1::HLT;
+        }
+        // Without the counter every PAUSE would exit.
+        if pause && PerCpu::current().svm.counts_pauses() {
             control.intercept_1 |= intercept_1::PAUSE;
-        } else {
-            control.intercept_1 &= !intercept_1::PAUSE;
         }
         self.dirty(clean::INTERCEPTS);
+    }
+
+    fn take_halt(&mut self) -> bool {
+        // The control block has no such state, and RIP is behind the instruction.
+        false
     }
 
     fn set_tsc_offset(&mut self, offset: u64) {
@@ -270,6 +280,7 @@ impl Engine for Svm {
         self.flush = false;
         self.vmcb.save.rax = registers.get(RAX);
         self.vmcb.save.rsp = registers.get(RSP);
+        PerCpu::current().timer.arm();
         switch::enter(registers, &mut self.vmcb, processor);
         registers.set(RAX, self.vmcb.save.rax);
         registers.set(RSP, self.vmcb.save.rsp);

@@ -4,28 +4,26 @@ use core::arch::x86_64::__cpuid;
 use core::cell::Cell;
 
 use alloc::boxed::Box;
+use alloc::vec::Vec;
 use x86_64::registers::model_specific::{Efer, EferFlags, Msr};
 
 use super::switch;
 use crate::host::PerCpu;
 use x86_backend::asid::{Asid, AsidPool};
+use x86_backend::availability::{Access, Obstacle, Svm};
 
 /// CPUID leaf with AMD-V itself.
 const LEAF_EXTENDED: u32 = 0x8000_0001;
-/// ... in ECX.
-const SVM: u32 = 1 << 2;
 /// CPUID leaf with its features.
 const LEAF_SVM: u32 = 0x8000_000a;
-/// EDX: nested paging.
-const NESTED_PAGING: u32 = 1 << 0;
+/// EDX: the control block has the address of the next instruction.
+const NEXT_RIP: u32 = 1 << 3;
 /// EDX: flush by ASID.
 const FLUSH_BY_ASID: u32 = 1 << 6;
 /// EDX: PAUSE intercept filter.
 const PAUSE_FILTER: u32 = 1 << 10;
 /// VM_CR.
 const VM_CR: u32 = 0xc001_0114;
-/// ... SVMDIS.
-const VM_CR_DISABLED: u64 = 1 << 4;
 /// VM_HSAVE_PA.
 const HOST_SAVE_AREA: u32 = 0xc001_0117;
 
@@ -34,19 +32,34 @@ const HOST_SAVE_AREA: u32 = 0xc001_0117;
 /// # Errors
 /// What is missing, by name; `None` when it has no AMD-V at all.
 pub(crate) fn probe() -> Result<(), Option<&'static str>> {
-    if __cpuid(0x8000_0000).eax < LEAF_SVM || __cpuid(LEAF_EXTENDED).ecx & SVM == 0 {
-        return Err(None);
+    let told = told();
+    told.present().ok_or(None)?.map_err(Some)?;
+    access(told).map(|_| ()).map_err(Some)
+}
+
+/// What CPUID tells of AMD-V.
+fn told() -> Svm {
+    let last = __cpuid(0x8000_0000).eax;
+    let leaf = |leaf| (last >= leaf).then(|| __cpuid(leaf));
+    Svm {
+        extended_ecx: leaf(LEAF_EXTENDED).map_or(0, |leaf| leaf.ecx),
+        features_edx: leaf(LEAF_SVM).map_or(0, |leaf| leaf.edx),
     }
-    if __cpuid(LEAF_SVM).edx & NESTED_PAGING == 0 {
-        return Err(Some("AMD-V without nested paging (CPUID 8000_000Ah EDX bit 0 is 0)"));
-    }
+}
+
+/// What the firmware allows; on a processor that has AMD-V.
+fn access(told: Svm) -> Result<Access, Obstacle> {
     // SAFETY: processors with AMD-V have the register.
-    if unsafe { Msr::new(VM_CR).read() } & VM_CR_DISABLED != 0 {
-        return Err(Some(
-            "AMD-V is disabled by the firmware (VM_CR, MSR C001_0114h, bit 4 is 1); enable SVM in its set-up",
-        ));
-    }
-    Ok(())
+    told.access(unsafe { Msr::new(VM_CR).read() })
+}
+
+/// What there is of that which may be absent, for the log.
+pub(super) fn options() -> Vec<&'static str> {
+    let features = __cpuid(LEAF_SVM).edx;
+    [(FLUSH_BY_ASID, "flush by ASID"), (NEXT_RIP, "next RIP"), (PAUSE_FILTER, "PAUSE filter")]
+        .into_iter()
+        .filter_map(|(bit, name)| (features & bit != 0).then_some(name))
+        .collect()
 }
 
 /// A page that only the hardware looks into.
@@ -99,8 +112,13 @@ pub(crate) fn enable() {
     let leaf = __cpuid(LEAF_SVM);
     processor.asids.set(AsidPool::new(leaf.ebx));
     processor.features.set(leaf.edx);
-    // SAFETY: the processor has AMD-V; the save area is a page of its own for ever.
+    let access = access(told());
+    // SAFETY: the processor has AMD-V, and `probe` found that its firmware allows it; the save area
+    // is a page of its own for ever.
     unsafe {
+        if let Ok(Access::Write(control)) = access {
+            Msr::new(VM_CR).write(control);
+        }
         Efer::update(|efer| efer.insert(EferFlags::SECURE_VIRTUAL_MACHINE_ENABLE));
         Msr::new(HOST_SAVE_AREA).write(page());
     }

@@ -73,7 +73,7 @@ impl<E: Engine> X86Vcpu<E> {
         }
         // It stays on as the core sees it: a start-up message that arrives on the way to being off
         // would find nobody.
-        if self.apic.activity() == Activity::WaitForSipi {
+        if self.apic.activity() == Activity::WaitForSipi || core::mem::take(&mut self.halted) {
             return Some(Exit::Idle);
         }
         if self.events.shutdown {

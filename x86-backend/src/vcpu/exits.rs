@@ -12,6 +12,7 @@ use x86_backend::state::{CR0_PG, CR4_OSXSAVE, CR4_PAE, CR4_PCIDE, EFER_LMA, RAX,
 
 use super::X86Vcpu;
 use crate::engine::{Cause, ControlAccess, Engine, Field};
+use crate::host::PerCpu;
 
 /// Bytes of instructions without their prefixes.
 mod length {
@@ -50,6 +51,11 @@ impl<E: Engine> X86Vcpu<E> {
     pub(super) fn resolve(&mut self, cause: Cause) -> Option<Exit> {
         let kind = match cause {
             Cause::HostInterrupt | Cause::HostNmi => return Some(Exit::HostInterrupt),
+            // The guest's own timer is seen to before it goes on; the core's is the core's business.
+            Cause::Deadline if PerCpu::current().timer.take_core() => {
+                return Some(Exit::HostInterrupt);
+            }
+            Cause::Deadline => ExitKind::HostInterrupt,
             Cause::InterruptWindow => {
                 self.window_opened();
                 ExitKind::Other

@@ -50,6 +50,10 @@ pub(crate) struct X86Vcpu<E: Engine> {
     msrs: Bank,
     tsc_aux: u64,
     loaded: bool,
+    /// It has its host CPU for itself by the user's will.
+    pinned: bool,
+    /// The guest waits in `HLT`, of which the core has not heard yet.
+    halted: bool,
     /// What waits to be delivered.
     events: events::Events,
     /// The access that the core is answering.
@@ -65,7 +69,8 @@ pub(crate) struct X86Vcpu<E: Engine> {
 }
 
 impl<E: Engine> X86Vcpu<E> {
-    /// A virtual CPU of `pc` that is off. `apic` is its local APIC.
+    /// A virtual CPU of `pc` that is off. `apic` is its local APIC; `pinned` says that
+    /// the user gives it a host CPU for itself.
     ///
     /// # Errors
     /// What is missing.
@@ -73,6 +78,7 @@ impl<E: Engine> X86Vcpu<E> {
         handle: Arc<VcpuHandle>,
         pc: Arc<Pc>,
         apic: LocalApic,
+        pinned: bool,
     ) -> Result<Self, &'static str> {
         let engine = E::new(pc.ram.root())?;
         let fpu = FpuState::new().ok_or("no memory for floating-point state")?;
@@ -87,6 +93,8 @@ impl<E: Engine> X86Vcpu<E> {
             msrs,
             tsc_aux: 0,
             loaded: false,
+            pinned,
+            halted: false,
             events: events::Events::default(),
             access: PendingAccess::None,
             deferred: None,
@@ -125,6 +133,7 @@ impl<E: Engine> X86Vcpu<E> {
         ] {
             self.registers.set(number, value);
         }
+        self.halted = false;
         self.events = events::Events::default();
         self.access = PendingAccess::None;
         self.deferred = None;
@@ -158,7 +167,12 @@ pub(crate) const BUS_KHZ: u32 = 1_000_000;
 impl<E: Engine> Vcpu for X86Vcpu<E> {
     fn load(&mut self, trap_idle: bool) {
         self.engine.load();
-        self.engine.trap_pause(trap_idle);
+        // Who has a host CPU for itself by the user's will waits in hardware. AMD-V then ends HLT
+        // with every interrupt of the host, as a system-management interrupt may on a PC; so do
+        // emulators of VT-x. Others are not told that the instruction does that.
+        self.engine.trap_idle(trap_idle || !self.pinned, trap_idle);
+        // It waited without the core's knowing, which now has others to run meanwhile.
+        self.halted = trap_idle && self.engine.take_halt();
         self.engine.set_tsc_offset(self.pc.clock.stood_still().wrapping_neg());
         self.fpu.load();
         crate::host::msr::write_tsc_aux(self.tsc_aux);

@@ -36,6 +36,7 @@ mod reason {
     pub(super) const MWAIT: u32 = 36;
     pub(super) const MONITOR: u32 = 39;
     pub(super) const PAUSE: u32 = 40;
+    pub(super) const PREEMPTION_TIMER: u32 = 52;
     pub(super) const EPT_VIOLATION: u32 = 48;
     pub(super) const INVEPT: u32 = 50;
     pub(super) const RDTSCP: u32 = 51;
@@ -71,6 +72,7 @@ impl Vmx {
             reason::RDMSR => Cause::ReadMsr,
             reason::WRMSR => Cause::WriteMsr,
             reason::PAUSE => Cause::Pause,
+            reason::PREEMPTION_TIMER => Cause::Deadline,
             reason::EPT_VIOLATION => self.nested_fault(),
             reason::XSETBV => Cause::SetExtendedControl,
             reason::RDPMC => Cause::Forbidden,

@@ -7,6 +7,7 @@ mod processor;
 mod switch;
 mod vmcs;
 
+use alloc::vec::Vec;
 use core::arch::asm;
 use core::sync::atomic::{AtomicU16, Ordering};
 
@@ -23,9 +24,10 @@ use x86_backend::state::{
 };
 
 use crate::engine::{Cause, Engine, Features, Field};
+use crate::host::timer::{self, NEVER};
 use crate::host::{self, PerCpu};
 use msrs::LazyMsrs;
-use processor::{Controls, entry, primary, secondary};
+use processor::{Controls, entry, pin, primary, secondary};
 pub(crate) use processor::{Processor, enable, huge_pages, probe};
 use vmcs::{SEGMENTS, VmcsField as F};
 
@@ -54,6 +56,10 @@ const CR4_HIDDEN: u64 = !CR4_GUEST;
 const PAUSE_GAP: u64 = 128;
 const PAUSE_WINDOW: u64 = 4096;
 
+/// Activity states: it executes instructions, or waits in HLT.
+const ACTIVITY_ACTIVE: u64 = 0;
+const ACTIVITY_HLT: u64 = 1;
+
 /// Bits of the interruptibility state.
 mod interruptibility {
     pub(super) const STI: u64 = 1 << 0;
@@ -80,6 +86,7 @@ pub(crate) struct Vmx {
     /// The host part is that of this virtual CPU's home.
     at_home: bool,
     stale: bool,
+    pin: u32,
     primary: u32,
     task_priority: u8,
     lazy: LazyMsrs,
@@ -190,10 +197,32 @@ impl Vmx {
         true
     }
 
+    /// Has the guest exit at the deadline of this host CPU's timer: by the preemption timer, or by
+    /// the local APIC where the processor has none.
+    #[inline]
+    fn watch_deadline(&mut self) {
+        let timer = &PerCpu::current().timer;
+        let Some(counter) = self.controls.preemption_timer else { return timer.arm() };
+        timer.disarm();
+        let deadline = timer.deadline();
+        let pin = if deadline == NEVER {
+            self.controls.pin
+        } else {
+            self.controls.pin | pin::PREEMPTION_TIMER
+        };
+        if pin != self.pin {
+            self.pin = pin;
+            vmcs::write(F::PinControls, u64::from(pin));
+        }
+        if deadline != NEVER {
+            vmcs::write(F::PreemptionTimer, counter.count(timer::now().0, deadline).into());
+        }
+    }
+
     /// Everything that is the same for all guests on all processors.
     fn initialise(&mut self) {
         let controls = self.controls;
-        self.set(F::PinControls, u64::from(controls.pin));
+        self.set(F::PinControls, u64::from(self.pin));
         self.set(F::ProcessorControls, u64::from(self.primary));
         self.set(F::SecondaryControls, u64::from(controls.secondary));
         self.set(F::ExitControls, u64::from(controls.exit));
@@ -264,6 +293,10 @@ impl Engine for Vmx {
         Features { rdtscp: has(secondary::RDTSCP), invpcid: has(secondary::INVPCID) }
     }
 
+    fn options() -> Vec<&'static str> {
+        controls().as_ref().map_or_else(|_| Vec::new(), Controls::options)
+    }
+
     fn new(tables: u64) -> Result<Self, &'static str> {
         let controls = *controls().as_ref().map_err(|missing| *missing)?;
         let vpid = NEXT_VPID.fetch_add(1, Ordering::Relaxed);
@@ -278,6 +311,7 @@ impl Engine for Vmx {
             launched: false,
             at_home: false,
             stale: true,
+            pin: controls.pin,
             primary: controls.primary,
             task_priority: 0,
             lazy: LazyMsrs::default(),
@@ -305,12 +339,21 @@ impl Engine for Vmx {
         unsafe { asm!("mov {}, dr6", out(reg) self.dr6, options(nomem, nostack)) }
     }
 
-    fn trap_pause(&mut self, trap: bool) {
-        let pause = if trap { secondary::PAUSE_LOOP } else { 0 };
+    fn trap_idle(&mut self, halt: bool, pause: bool) {
+        self.set_primary(primary::HLT, halt || !self.controls.hlt_state);
+        let pause = if pause { secondary::PAUSE_LOOP } else { 0 };
         self.set(F::PauseGap, PAUSE_GAP);
         self.set(F::PauseWindow, PAUSE_WINDOW);
         let pause = pause & processor::allowed_secondary();
         self.set(F::SecondaryControls, u64::from(self.controls.secondary | pause));
+    }
+
+    fn take_halt(&mut self) -> bool {
+        let halted = self.get(F::ActivityState) == ACTIVITY_HLT;
+        if halted {
+            self.set(F::ActivityState, ACTIVITY_ACTIVE);
+        }
+        halted
     }
 
     fn set_tsc_offset(&mut self, offset: u64) {
@@ -357,7 +400,7 @@ impl Engine for Vmx {
             (F::GuestSysenterEsp, 0),
             (F::GuestSysenterEip, 0),
             (F::Interruptibility, 0),
-            (F::ActivityState, 0),
+            (F::ActivityState, ACTIVITY_ACTIVE),
             (F::PendingDebug, 0),
             (F::EntryInterruption, 0),
         ] {
@@ -379,6 +422,7 @@ impl Engine for Vmx {
         if core::mem::take(&mut self.stale) {
             processor::invalidate_vpid(&self.controls, self.vpid);
         }
+        self.watch_deadline();
         vmcs::write(F::GuestRsp, registers.get(RSP));
         let entered = switch::enter(registers, self.launched);
         self.launched |= entered;

@@ -5,18 +5,16 @@ use core::arch::x86_64::__cpuid;
 use core::cell::Cell;
 
 use alloc::boxed::Box;
+use alloc::vec::Vec;
 use x86_64::registers::control::{Cr0, Cr0Flags, Cr4, Cr4Flags};
 use x86_64::registers::model_specific::Msr;
-use x86_backend::controls::{Capability, FixedBits};
+use x86_backend::availability::{self, Access};
+use x86_backend::controls::{Capability, FixedBits, PreemptionTimer};
 
 use crate::host::PerCpu;
 
-/// CPUID leaf 1 ECX: VT-x.
-const VMX: u32 = 1 << 5;
 /// IA32_FEATURE_CONTROL.
 const FEATURE_CONTROL: u32 = 0x3a;
-const FEATURE_CONTROL_LOCKED: u64 = 1 << 0;
-const FEATURE_CONTROL_VMXON: u64 = 1 << 2;
 /// IA32_VMX_BASIC.
 const BASIC: u32 = 0x480;
 const BASIC_REVISION: u64 = 0x7fff_ffff;
@@ -26,6 +24,10 @@ const PIN: u32 = 0x481;
 const PROCESSOR: u32 = 0x482;
 const EXIT: u32 = 0x483;
 const ENTRY: u32 = 0x484;
+/// IA32_VMX_MISC.
+const MISC: u32 = 0x485;
+/// IA32_VMX_MISC: guests may be entered while they wait in HLT.
+const MISC_HLT: u64 = 1 << 6;
 const CR0_FIXED_0: u32 = 0x486;
 const CR0_FIXED_1: u32 = 0x487;
 const CR4_FIXED_0: u32 = 0x488;
@@ -52,6 +54,7 @@ pub(super) mod pin {
     pub(in super::super) const EXTERNAL_INTERRUPTS: u32 = 1 << 0;
     pub(in super::super) const NMI: u32 = 1 << 3;
     pub(in super::super) const VIRTUAL_NMI: u32 = 1 << 5;
+    pub(in super::super) const PREEMPTION_TIMER: u32 = 1 << 6;
 }
 
 /// Bits of the primary processor-based controls.
@@ -114,6 +117,10 @@ pub(super) struct Controls {
     pub(super) entry: u32,
     pub(super) cr0: FixedBits,
     pub(super) cr4: FixedBits,
+    /// What ends a guest's run in time, if the processor has it; it is not in `pin`.
+    pub(super) preemption_timer: Option<PreemptionTimer>,
+    /// A guest may wait in HLT.
+    pub(super) hlt_state: bool,
     invvpid: bool,
     invept_single: bool,
 }
@@ -171,8 +178,11 @@ impl Controls {
             "pin",
             msr(PIN + offset),
             pin::EXTERNAL_INTERRUPTS | pin::NMI | pin::VIRTUAL_NMI,
-            0,
+            pin::PREEMPTION_TIMER,
         )?;
+        let misc = msr(MISC);
+        let preemption_timer =
+            (pin & pin::PREEMPTION_TIMER != 0).then(|| PreemptionTimer::new(misc));
         // The window controls must exist and start clear.
         let windows = primary::INTERRUPT_WINDOW | primary::NMI_WINDOW;
         let primary = choose(
@@ -230,16 +240,31 @@ impl Controls {
         // An identifier that cannot be invalidated is of no use.
         let secondary = if invvpid { secondary } else { secondary & !secondary::VPID };
         Ok(Controls {
-            pin,
+            pin: pin & !pin::PREEMPTION_TIMER,
             primary,
             secondary,
             exit,
             entry,
+            preemption_timer,
+            hlt_state: misc & MISC_HLT != 0,
             cr0: FixedBits { ones: msr(CR0_FIXED_0), zeros: msr(CR0_FIXED_1) },
             cr4: FixedBits { ones: msr(CR4_FIXED_0), zeros: msr(CR4_FIXED_1) },
             invvpid,
             invept_single: features & ept_vpid::INVEPT_SINGLE != 0,
         })
+    }
+
+    /// What there is of that which may be absent, for the log.
+    pub(super) fn options(&self) -> Vec<&'static str> {
+        [
+            (self.preemption_timer.is_some(), "preemption timer"),
+            (self.has(secondary::VPID), "VPID"),
+            (huge_pages(), "1 GiB pages"),
+            (allowed_secondary() & secondary::PAUSE_LOOP != 0, "PAUSE-loop exiting"),
+        ]
+        .into_iter()
+        .filter_map(|(present, name)| present.then_some(name))
+        .collect()
     }
 
     pub(super) fn has(&self, secondary: u32) -> bool {
@@ -262,15 +287,10 @@ pub(crate) fn huge_pages() -> bool {
 /// # Errors
 /// What is missing, by name; `None` when it has no VT-x at all.
 pub(crate) fn probe() -> Result<(), Option<&'static str>> {
-    if __cpuid(1).ecx & VMX == 0 {
+    if !availability::has_vmx(__cpuid(1).ecx) {
         return Err(None);
     }
-    let control = msr(FEATURE_CONTROL);
-    if control & FEATURE_CONTROL_LOCKED != 0 && control & FEATURE_CONTROL_VMXON == 0 {
-        return Err(Some(
-            "VT-x is disabled by the firmware (IA32_FEATURE_CONTROL, MSR 3Ah, bit 2 is 0 and bit 0 locks it); enable it in its set-up",
-        ));
-    }
+    availability::vmx_access(msr(FEATURE_CONTROL)).map_err(Some)?;
     Controls::choose().map(|_| ()).map_err(Some)
 }
 
@@ -303,16 +323,15 @@ impl Processor {
 
 /// Turns VT-x on on the processor that runs this, on which [`probe`] found it.
 pub(crate) fn enable() {
-    let control = msr(FEATURE_CONTROL);
+    let access = availability::vmx_access(msr(FEATURE_CONTROL));
     let cr0 = FixedBits { ones: msr(CR0_FIXED_0), zeros: msr(CR0_FIXED_1) };
     let cr4 = FixedBits { ones: msr(CR4_FIXED_0), zeros: msr(CR4_FIXED_1) };
     let region = region();
     // SAFETY: the processor has VT-x and the firmware allows it; fixed bits are applied to values
     // that work; the region is a page of its own for ever, with the revision in it.
     unsafe {
-        if control & FEATURE_CONTROL_LOCKED == 0 {
-            Msr::new(FEATURE_CONTROL)
-                .write(control | FEATURE_CONTROL_LOCKED | FEATURE_CONTROL_VMXON);
+        if let Ok(Access::Write(control)) = access {
+            Msr::new(FEATURE_CONTROL).write(control);
         }
         Cr0::write_raw(cr0.apply(Cr0::read_raw()) & !Cr0Flags::TASK_SWITCHED.bits());
         Cr4::write_raw(cr4.apply(Cr4::read_raw() | Cr4Flags::VIRTUAL_MACHINE_EXTENSIONS.bits()));

@@ -83,6 +83,7 @@ pub(super) enum VmcsField {
     Interruptibility = 0x4824,
     ActivityState = 0x4826,
     GuestSysenterCs = 0x482a,
+    PreemptionTimer = 0x482e,
     HostSysenterCs = 0x4c00,
     Cr0Mask = 0x6000,
     Cr4Mask = 0x6002,
