@@ -9,8 +9,9 @@ use core::sync::atomic::Ordering;
 use bunshin::address::CpuId;
 use bunshin::assembly::HostResources;
 use bunshin::bundle;
-use bunshin::config::{DiskConfig, DiskSource, MachineConfig, Payload, VmConfig};
+use bunshin::config::{MachineConfig, Payload, VmConfig};
 use bunshin::cpu;
+use bunshin::host_devices::Wanted;
 use bunshin::hypervisor::Hypervisor;
 use bunshin::network::Switch;
 use bunshin::placement::Placement;
@@ -31,7 +32,7 @@ use crate::el2::device_registers::DeviceRegisters;
 use crate::el2::entropy::GuestEntropy;
 use crate::el2::features::Features;
 use crate::el2::host::{self, ARRIVED, Blob, Host, MAX_CPUS};
-use crate::el2::host_devices::{self, Wanted};
+use crate::el2::host_devices;
 use crate::el2::interrupts::Interrupts;
 use crate::el2::pages::FramePages;
 use crate::el2::percpu::{self, PerCpu};
@@ -326,10 +327,7 @@ fn resources(
     hypervisor: &Hypervisor<El2>,
 ) -> HostResources {
     let uplinks = config.map(|config| &config.uplinks[..]).unwrap_or_default();
-    let is_host = |disk: &DiskConfig| matches!(disk.source, DiskSource::Host { .. });
-    let mut vms = config.iter().flat_map(|config| &config.vms);
-    let wanted =
-        Wanted { disks: vms.any(|vm| vm.disks.iter().any(is_host)), nics: !uplinks.is_empty() };
+    let wanted = config.map(Wanted::new).unwrap_or_default();
     let devices = host_devices::open(&platform.virtio, wanted);
     let switch = Switch::new();
     hypervisor.uplinks.connect(uplinks, &devices.nics, &switch);

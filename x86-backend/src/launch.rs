@@ -10,8 +10,9 @@ use bunshin::address::{CpuId, VcpuId};
 use bunshin::assembly::HostResources;
 use bunshin::bundle;
 use bunshin::bus::Bus;
-use bunshin::config::{DiskConfig, DiskSource, MachineConfig, VmConfig};
+use bunshin::config::{MachineConfig, VmConfig};
 use bunshin::cpu::Cpu;
+use bunshin::host_devices::Wanted;
 use bunshin::hypervisor::Hypervisor;
 use bunshin::network::Switch;
 use bunshin::placement::Placement;
@@ -28,7 +29,7 @@ use crate::backend::X86;
 use crate::engine::Engine;
 use crate::hello;
 use crate::host::console::CONSOLE;
-use crate::host::devices::{self, Wanted};
+use crate::host::devices;
 use crate::host::entropy::GuestEntropy;
 use crate::host::{self, PerCpu, give_up};
 use crate::images::Images;
@@ -132,12 +133,7 @@ fn run<E: Engine>(
 
 /// What all machines' devices share, with the host's own devices that they use.
 fn resources(bundle: &'static [u8], machine: &MachineConfig, uplinks: &Uplinks) -> HostResources {
-    let is_host = |disk: &DiskConfig| matches!(disk.source, DiskSource::Host { .. });
-    let wanted = Wanted {
-        disks: machine.vms.iter().any(|vm| vm.disks.iter().any(is_host)),
-        nics: !machine.uplinks.is_empty(),
-    };
-    let devices = devices::open(wanted);
+    let devices = devices::open(Wanted::new(machine));
     let switch = Switch::new();
     uplinks.connect(&machine.uplinks, &devices.nics, &switch);
     HostResources {
