@@ -102,7 +102,7 @@ impl<'t> Node<'t> {
     /// The property of that name.
     #[must_use]
     pub fn property(&self, name: &str) -> Option<Property<'t>> {
-        self.properties().find(|property| property.name() == name)
+        self.properties().named(name)
     }
 
     /// The property of that name, as an error if there is none.
@@ -266,6 +266,44 @@ impl<'t> Node<'t> {
         }
         Ok(address)
     }
+
+    /// Whether the device reaches all of `memory` by DMA at the addresses that the CPU uses: no bus above it translates
+    /// them or leaves them out by its `dma-ranges` (Devicetree Specification 0.4, 2.3.9; absent or empty is 1:1).
+    #[must_use]
+    pub fn reaches_directly(&self, memory: Region) -> bool {
+        let mut bus = self.parent();
+        // Each round goes one level up.
+        while let Some(node) = bus {
+            let Some(parent) = node.parent() else { break };
+            if let Some(ranges) = node.property("dma-ranges")
+                && !ranges.value().is_empty()
+                && !mappings(&ranges, node, parent)
+                    .is_ok_and(|mut mappings| mappings.any(|mapping| mapping.keeps(memory)))
+            {
+                return false;
+            }
+            bus = Some(parent);
+        }
+        true
+    }
+
+    /// Whether what the device reads and writes by DMA is coherent with the caches of the CPUs, as the nearest node from
+    /// this one up says.
+    #[must_use]
+    pub fn is_dma_coherent(&self) -> bool {
+        let mut node = Some(*self);
+        // Each round goes one level up.
+        while let Some(here) = node {
+            if here.property("dma-noncoherent").is_some() {
+                return false;
+            }
+            if here.property("dma-coherent").is_some() {
+                return true;
+            }
+            node = here.parent();
+        }
+        false
+    }
 }
 
 /// Finds the entry of `ranges` that maps `address` of `bus` into the space of `parent`.
@@ -275,6 +313,38 @@ fn translate(
     parent: Node<'_>,
     address: u64,
 ) -> Result<u64, PropertyError> {
+    mappings(ranges, bus, parent)?
+        .find_map(|mapping| {
+            let offset = address.checked_sub(mapping.child).filter(|it| *it < mapping.size)?;
+            mapping.parent.checked_add(offset)
+        })
+        .ok_or_else(|| ranges.fault("no entry maps an address that a device below has"))
+}
+
+/// An entry of `ranges` or `dma-ranges`.
+struct Mapping {
+    child: u64,
+    parent: u64,
+    size: u64,
+}
+
+impl Mapping {
+    /// Whether it maps all of `region` to the same addresses.
+    fn keeps(&self, region: Region) -> bool {
+        let (base, end) = (region.base().get(), region.end().get());
+        // An end beyond 64 bits is the end of the space.
+        self.child == self.parent
+            && base >= self.child
+            && self.child.checked_add(self.size).is_none_or(|last| end <= last)
+    }
+}
+
+/// The entries of `ranges` or `dma-ranges` of `bus`.
+fn mappings<'t>(
+    ranges: &Property<'t>,
+    bus: Node<'_>,
+    parent: Node<'_>,
+) -> Result<impl Iterator<Item = Mapping> + use<'t>, PropertyError> {
     let cells = [bus.address_cells(), parent.address_cells(), bus.size_cells()];
     if !cells.iter().all(|count| matches!(count, 1 | 2)) {
         return Err(ranges.fault("addresses or sizes have other than 1 or 2 cells"));
@@ -282,18 +352,13 @@ fn translate(
     let [child_cells, parent_cells, size_cells] = cells;
     let entry =
         cells.iter().fold(0_usize, |sum, count| sum.saturating_add(*count)).saturating_mul(4);
-    ranges
-        .value()
-        .chunks_exact(entry)
-        .find_map(|entry| {
-            let mut rest = entry;
-            let child = take_number(&mut rest, child_cells)?;
-            let parent = take_number(&mut rest, parent_cells)?;
-            let size = take_number(&mut rest, size_cells)?;
-            let offset = address.checked_sub(child).filter(|offset| *offset < size)?;
-            parent.checked_add(offset)
-        })
-        .ok_or_else(|| ranges.fault("no entry maps an address that a device below has"))
+    Ok(ranges.value().chunks_exact(entry).filter_map(move |entry| {
+        let mut rest = entry;
+        let child = take_number(&mut rest, child_cells)?;
+        let parent = take_number(&mut rest, parent_cells)?;
+        let size = take_number(&mut rest, size_cells)?;
+        Some(Mapping { child, parent, size })
+    }))
 }
 
 /// Takes a number of 0 to 2 cells off the front of `bytes`.

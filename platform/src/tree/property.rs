@@ -116,6 +116,22 @@ impl<'t> Properties<'t> {
             strings: blob.get(strings..).unwrap_or_default(),
         }
     }
+
+    /// The first one of that name. Looks at no more of the others' names than differs.
+    pub(super) fn named(mut self, name: &str) -> Option<Property<'t>> {
+        while let Ok(Token::Property { name: offset, value }) = self.tokens.next() {
+            let name = name.as_bytes();
+            let Some((text, rest)) =
+                self.strings.get(offset as usize..)?.split_at_checked(name.len())
+            else {
+                continue;
+            };
+            if text == name && rest.first() == Some(&0) {
+                return Some(Property { node: self.node, name: str::from_utf8(text).ok()?, value });
+            }
+        }
+        None
+    }
 }
 
 impl<'t> Iterator for Properties<'t> {
