@@ -101,6 +101,15 @@ impl Region {
         let end = self.end().0.checked_sub(self.end().0.checked_rem(alignment)?)?;
         Self::between(PhysicalAddress(start), PhysicalAddress(end))
     }
+
+    /// The smallest range around it whose base and end are multiples of `alignment` bytes, a power of two; `None` if it
+    /// would end beyond 2⁶⁴ - 1.
+    #[must_use]
+    pub fn aligned_outside(self, alignment: u64) -> Option<Self> {
+        let start = self.base.0.checked_sub(self.base.0.checked_rem(alignment)?)?;
+        let end = self.end().0.checked_next_multiple_of(alignment)?;
+        Self::between(PhysicalAddress(start), PhysicalAddress(end))
+    }
 }
 
 impl fmt::Debug for Region {

@@ -21,6 +21,7 @@ use gic::host::{Controller, CpuInterface, aic, v2, v3};
 use log::{error, info, warn};
 use platform::discover::{
     self, AicVersion, Console, ConsoleKind, Cpu, InterruptController, InterruptSource, Platform,
+    ResetDevice,
 };
 use platform::tree::Tree;
 use platform::{PhysicalAddress, Region};
@@ -154,6 +155,7 @@ fn add_memory(platform: &Platform, taken: &[Option<Region>]) -> Result<(), Strin
 fn open_controller(platform: &Platform) -> Result<(Controller, u32), String> {
     let device = |region: Region| -> Result<usize, String> {
         mmu::map(region.base().get(), region.size(), mmu::DEVICE).map_err(text)?;
+        passthrough::keep(region);
         Ok(region.base().get() as usize)
     };
     let number = |interrupt: &discover::Interrupt| match interrupt.source {
@@ -297,9 +299,8 @@ fn start(
     );
     info!("hypervisor heap: {} KiB free", heap::free() >> 10);
     let resources = resources(platform, config.as_ref(), hypervisor);
-    if let Some(serial) = serial {
-        passthrough::keep(&serial.node);
-    }
+    let own = [serial.map(|serial| serial.registers), platform.reset.map(ResetDevice::registers)];
+    own.into_iter().flatten().for_each(passthrough::keep);
     let vms = config.iter().flat_map(|config| &config.vms);
     let placement = Placement::new(online, vms.clone());
     for vm in vms {

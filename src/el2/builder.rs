@@ -22,6 +22,8 @@ use bunshin::vcpu::VcpuHandle;
 use bunshin::vm::Vm;
 use gic::vgic::{Config, Version};
 use gic::{Affinity, Line, Vgic};
+use log::info;
+use platform::Region;
 use platform::guest::layout;
 use spin::Once;
 use spin::mutex::{SpinMutex, TicketMutex};
@@ -33,7 +35,7 @@ use crate::el2::console::CONSOLE;
 use crate::el2::host::host;
 use crate::el2::machine::{self, Machine, Translation, Wire};
 use crate::el2::memory::Ram;
-use crate::el2::passthrough::{self, PassedDevice};
+use crate::el2::passthrough::{self, Passed};
 use crate::el2::registers::read_register;
 use crate::el2::stage2_hardware::{FrameTables, GuestTlb};
 use crate::el2::stolen_time::{self, StolenTimePage};
@@ -77,15 +79,9 @@ pub(crate) fn build(
 ) -> Result<Arc<Vm<El2>>, String> {
     let count = config.vcpus as usize;
     let homes = placement.homes(config)?;
-    let ram = Ram::allocate(layout::RAM_BASE.get(), config.memory).ok_or_else(|| {
-        format!(
-            "memory: no {} MiB of host memory left ({} MiB are free); give less",
-            config.memory >> 20,
-            crate::el2::frames::available() >> 20
-        )
-    })?;
+    let passed = Passed::take(config)?;
+    let ram = memory(config, &passed)?;
     let stolen_time = StolenTimePage::allocate().ok_or("no memory for stolen time")?;
-    let passed = passthrough::devices(config)?;
     let translation = map(&ram, &stolen_time, &passed)?;
     let mpidrs: Vec<u64> = (0..count).map(affinity).collect();
     let vgic = controller(&mpidrs, &passed)?;
@@ -123,12 +119,30 @@ pub(crate) fn build(
     Ok(vm)
 }
 
+/// The machine's memory.
+fn memory(config: &VmConfig, passed: &Passed) -> Result<Ram, String> {
+    let (size, free) = (config.memory >> 20, crate::el2::frames::available() >> 20);
+    if !config.direct_memory {
+        return Ram::allocate(layout::RAM_BASE.get(), config.memory).ok_or_else(|| {
+            format!("memory: no {size} MiB of host memory left ({free} MiB are free); give less")
+        });
+    }
+    // Above what else the guest has, and where stage 2 can map it.
+    let within = layout::PASSED.end().get()..1 << host().geometry.input_bits();
+    let ram = Ram::allocate_direct(config.memory, within).ok_or_else(|| {
+        format!(
+            "direct_memory: no {size} MiB of host memory left in one piece ({free} MiB are free in all); give less, or \
+             a power of two"
+        )
+    })?;
+    info!("vm \"{}\": {size} MiB of memory at the host's address {:#x}", config.name, ram.base());
+    let region = Region::new(platform::PhysicalAddress::new(ram.base()), ram.size());
+    region.map_or(Ok(()), |region| passed.check_reach(region))?;
+    Ok(ram)
+}
+
 /// Stage 2: memory, stolen-time records, devices of its own and, on a GICv2, the virtual CPU interface.
-fn map(
-    ram: &Ram,
-    stolen_time: &StolenTimePage,
-    passed: &[PassedDevice],
-) -> Result<Translation, String> {
+fn map(ram: &Ram, stolen_time: &StolenTimePage, passed: &Passed) -> Result<Translation, String> {
     let mut table = PageTable::new(host().geometry.format(), &mut FrameTables).map_err(failed)?;
     // Nothing is running under this table yet: no TLB entry can be stale.
     let mut tlb = GuestTlb { vttbr: read_register!("vttbr_el2") };
@@ -150,7 +164,7 @@ fn map(
     let records =
         Attributes { read: true, write: false, execute: false, memory: MemoryType::Normal };
     put(stolen_time::ADDRESS, stolen_time.host_address(), stolen_time::SIZE, records)?;
-    for (guest, physical, size) in passed.iter().flat_map(PassedDevice::mappings) {
+    for (guest, physical, size) in passed.mappings() {
         put(guest, physical, size, Attributes::DEVICE)?;
     }
     if let gic::host::Controller::V2(distributor) = &host().controller {
@@ -166,7 +180,7 @@ fn map(
 
 /// The interrupt controller, with the guest's private interrupts and those of its own devices
 /// linked to physical ones.
-fn controller(mpidrs: &[u64], passed: &[PassedDevice]) -> Result<Vgic, String> {
+fn controller(mpidrs: &[u64], passed: &Passed) -> Result<Vgic, String> {
     let affinities: Vec<Affinity> =
         mpidrs.iter().map(|mpidr| Affinity::from_mpidr(*mpidr)).collect();
     let mut vgic = Vgic::new(&Config {
@@ -186,7 +200,7 @@ fn controller(mpidrs: &[u64], passed: &[PassedDevice]) -> Result<Vgic, String> {
             vgic.link_physical(line, physical);
         }
     }
-    for (line, physical) in passed.iter().flat_map(PassedDevice::links) {
+    for (line, physical) in passed.links() {
         vgic.link_physical(line, physical);
     }
     Ok(vgic)

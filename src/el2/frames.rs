@@ -1,5 +1,8 @@
 //! Host memory in 4 KiB frames: guests' memory, page tables and stacks.
 
+use alloc::vec::Vec;
+use core::ops::Range;
+
 use buddy_system_allocator::FrameAllocator;
 use spin::mutex::TicketMutex;
 
@@ -38,6 +41,32 @@ pub(crate) fn allocate(bytes: u64) -> Option<u64> {
     let frame = frames.allocator.alloc(count as usize)?;
     frames.free -= count;
     Some(frame as u64 * FRAME)
+}
+
+/// Allocates `bytes`, a whole number of frames, in one range inside of `within`. What its power of two has more is given
+/// back at once.
+pub(crate) fn allocate_within(bytes: u64, within: Range<u64>) -> Option<u64> {
+    let whole = bytes.checked_next_power_of_two()?;
+    let mut outside = Vec::new();
+    let found = loop {
+        let Some(base) = allocate(whole) else { break None };
+        if base >= within.start && base.saturating_add(bytes) <= within.end {
+            break Some(base);
+        }
+        outside.push(base);
+    };
+    for base in outside {
+        free(base, whole);
+    }
+    let base = found?;
+    let mut rest = bytes;
+    while rest < whole {
+        // The lowest bit of the offset: a block that is aligned to its size.
+        let piece = 1 << rest.trailing_zeros();
+        free(base + rest, piece);
+        rest += piece;
+    }
+    Some(base)
 }
 
 /// Gives back what [`allocate`] gave for `bytes`.

@@ -120,6 +120,11 @@ impl Host {
         }
     }
 
+    /// How to reach a CPU; `None` if it has not arrived.
+    pub(crate) fn sgi_target(&self, cpu: CpuId) -> Option<SgiTarget> {
+        self.sgi_targets.get(cpu.0)?.get().copied()
+    }
+
     /// Makes a CPU leave its guest or its idling.
     #[inline]
     pub(crate) fn kick(&self, cpu: CpuId) {

@@ -34,12 +34,12 @@ fn error(reason: impl core::fmt::Display) -> LoadError {
 /// What does not fit or is not understood.
 pub(crate) fn load(machine: &Machine) -> Result<BootState, LoadError> {
     let config = &machine.config;
+    let memory = memory(machine)?;
     let kernel = host().payload(config.kernel);
     if let Some(raw) = config.raw {
         put(machine, raw.load, kernel, "kernel")?;
         let tree = device_tree(machine, None)?;
-        let place =
-            placement::firmware_tree(machine.ram.size(), tree.len() as u64).map_err(error)?;
+        let place = placement::firmware_tree(memory, tree.len() as u64).map_err(error)?;
         if raw.load < place.end().get() {
             return Err(error(format!(
                 "kernel: load address {:#x} is where the device tree stands ({:#x} to {:#x}); load it higher",
@@ -54,8 +54,7 @@ pub(crate) fn load(machine: &Machine) -> Result<BootState, LoadError> {
     if elf::is_elf(kernel) {
         let loaded = elf::load(kernel, EM_AARCH64, &machine.ram).map_err(error)?;
         let tree = device_tree(machine, None)?;
-        let place =
-            placement::firmware_tree(machine.ram.size(), tree.len() as u64).map_err(error)?;
+        let place = placement::firmware_tree(memory, tree.len() as u64).map_err(error)?;
         // At the base of memory, as firmware expects it, or else behind the program.
         let address = if loaded.start.0 >= place.end().get() {
             place.base().get()
@@ -71,7 +70,7 @@ pub(crate) fn load(machine: &Machine) -> Result<BootState, LoadError> {
     // The tree's size does not depend on where the initial RAM disk stands.
     let draft = device_tree(machine, initrd.map(|_| layout::UART))?;
     let places = placement::linux(
-        machine.ram.size(),
+        memory,
         &image,
         initrd.map(|bytes| bytes.len() as u64),
         draft.len() as u64,
@@ -96,6 +95,12 @@ fn put(machine: &Machine, address: u64, bytes: &[u8], what: &str) -> Result<(), 
         .map_err(|reason| error(format!("{what}: {reason}")))
 }
 
+/// The guest's memory.
+fn memory(machine: &Machine) -> Result<GuestRange, LoadError> {
+    let base = platform::guest::GuestAddress::new(machine.ram.base());
+    GuestRange::new(base, machine.ram.size()).ok_or_else(|| error("memory: it wraps"))
+}
+
 /// The guest's device tree.
 fn device_tree(machine: &Machine, initrd: Option<GuestRange>) -> Result<Vec<u8>, LoadError> {
     let config = &machine.config;
@@ -109,7 +114,7 @@ fn device_tree(machine: &Machine, initrd: Option<GuestRange>) -> Result<Vec<u8>,
     let description = GuestDescription {
         vcpus: &vcpus,
         cpu_compatible: "arm,armv8",
-        memory_size: machine.ram.size(),
+        memory: memory(machine)?,
         gic: if host().is_gicv3() { GuestGic::V3 } else { GuestGic::V2 },
         pmu: host().features.event_counters.is_some() && host().interrupts.pmu.is_some(),
         bootargs: (!command_line.is_empty()).then_some(command_line),

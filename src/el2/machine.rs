@@ -19,7 +19,7 @@ use crate::el2::host::host;
 use crate::el2::loader;
 use crate::el2::memory::Ram;
 use crate::el2::mmu;
-use crate::el2::passthrough::PassedDevice;
+use crate::el2::passthrough::Passed;
 use crate::el2::percpu;
 use crate::el2::registers::read_register;
 use crate::el2::stolen_time::StolenTimePage;
@@ -50,7 +50,7 @@ pub(crate) struct Machine {
     /// Stolen-time records of all virtual CPUs.
     pub(crate) stolen_time: StolenTimePage,
     /// The host's devices that it has.
-    pub(crate) passed: Vec<PassedDevice>,
+    pub(crate) passed: Passed,
     /// Its virtual CPUs as others see them.
     pub(crate) vcpus: Once<Vec<Arc<VcpuHandle>>>,
 }

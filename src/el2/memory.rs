@@ -1,6 +1,7 @@
 //! Memory of guests: host memory in naturally aligned pieces.
 
 use alloc::vec::Vec;
+use core::ops::Range;
 use core::sync::atomic::{AtomicU16, Ordering};
 
 use bunshin::address::GuestAddress;
@@ -59,9 +60,29 @@ impl Ram {
         Some(ram)
     }
 
+    /// Allocates `size` bytes of the host's memory in one range inside of `within`, which the guest sees at the same
+    /// addresses. `None` when there is no such range.
+    pub(crate) fn allocate_direct(size: u64, within: Range<u64>) -> Option<Self> {
+        let base = frames::allocate_within(size, within)?;
+        let mut ram = Ram { pieces: Vec::new(), base, size };
+        let mut done = 0;
+        while done < size {
+            let rest = (size - done).checked_ilog2().map_or(0, |log| 1 << log);
+            let piece = MAX_PIECE.min(rest);
+            ram.pieces.push(Piece { guest: base + done, host: base + done, size: piece });
+            done += piece;
+        }
+        Some(ram)
+    }
+
     /// The pieces in the order of guest addresses.
     pub(crate) fn pieces(&self) -> &[Piece] {
         &self.pieces
+    }
+
+    /// Guest-physical address of its first byte.
+    pub(crate) fn base(&self) -> u64 {
+        self.base
     }
 
     /// Length in bytes.

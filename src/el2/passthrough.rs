@@ -1,7 +1,7 @@
 //! Devices of the host that guests have for themselves: registers in stage 2, interrupts forwarded, a node in the
 //! guest's tree.
 //!
-//! Lock order: `FORWARDED` is read with no other lock held; a machine's interrupt controller is locked afterwards.
+//! Lock order: `TAKEN` and `OWN` stand alone. `FORWARDED` is read with no other lock held; a machine's interrupt controller is locked afterwards.
 
 use alloc::format;
 use alloc::string::{String, ToString};
@@ -9,10 +9,12 @@ use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
 
 use bunshin::config::VmConfig;
-use gic::{IntId, Line};
-use platform::discover::{HostDevice, Trigger};
+use gic::{Effects, IntId, Line};
+use platform::Region;
+use platform::discover::{HostDevice, Terms, Trigger};
 use platform::guest::tree::{GuestDevice, GuestInterrupt};
-use platform::guest::{GuestAddress, GuestRange, layout};
+use platform::guest::windows::Windows;
+use platform::guest::{GuestRange, layout};
 use spin::RwLock;
 use spin::mutex::TicketMutex;
 
@@ -21,20 +23,17 @@ use crate::el2::interrupts;
 use crate::el2::machine::Machine;
 use crate::el2::percpu;
 
-/// A device that a guest has.
-pub(crate) struct PassedDevice {
-    device: HostDevice<'static>,
-    registers: Vec<Registers>,
-    interrupts: Vec<Forwarding>,
+/// The devices of a guest.
+#[derive(Default)]
+pub(crate) struct Passed {
+    devices: Vec<PassedDevice>,
+    windows: Windows,
 }
 
-/// A range of registers.
-struct Registers {
-    guest: GuestRange,
-    /// What is mapped: whole pages.
-    guest_page: u64,
-    host_page: u64,
-    size: u64,
+/// A device that a guest has.
+struct PassedDevice {
+    device: HostDevice<'static>,
+    interrupts: Vec<Forwarding>,
 }
 
 /// An interrupt that is forwarded.
@@ -46,83 +45,105 @@ struct Forwarding {
     edge: bool,
 }
 
-/// Paths of the devices that are somebody's: the console's, and those of guests.
+/// Registers of devices that the hypervisor uses itself.
+static OWN: TicketMutex<Vec<Region>> = TicketMutex::new(Vec::new());
+
+/// Paths of the devices that guests have.
 static TAKEN: TicketMutex<Vec<String>> = TicketMutex::new(Vec::new());
 
 /// Keeps a device from guests.
-pub(crate) fn keep(path: &str) {
-    TAKEN.lock().push(path.to_string());
+pub(crate) fn keep(registers: Region) {
+    OWN.lock().push(registers);
 }
 
-/// The devices of a configuration.
-///
-/// # Errors
-/// Why the guest cannot have one of them.
-pub(crate) fn devices(config: &VmConfig) -> Result<Vec<PassedDevice>, String> {
-    if config.direct_memory {
-        return Err("direct memory: this version cannot give a VM the host's addresses".into());
-    }
-    let page = host().geometry.granule().bytes();
-    let mut next_page = layout::PASSED.base().get();
-    let mut next_spi = layout::FIRST_PASSED_SPI;
-    let mut passed = Vec::new();
-    for path in &config.devices {
+impl PassedDevice {
+    /// Finds a device and takes it. The interrupts are numbered from SPI `next_spi` on.
+    fn take(path: &str, terms: &Terms<'_>, next_spi: &mut u32) -> Result<Self, String> {
         let device =
-            HostDevice::find(host().tree, path, page).map_err(|error| error.to_string())?;
+            HostDevice::find(host().tree, path, terms).map_err(|error| error.to_string())?;
         let path = device.node.path().to_string();
+        let own = OWN.lock().iter().any(|own| {
+            let page = own.aligned_outside(terms.page).unwrap_or(*own);
+            device.registers.iter().any(|registers| registers.overlaps(page))
+        });
         let mut taken = TAKEN.lock();
-        if taken.contains(&path) {
+        if own || taken.contains(&path) {
             return Err(format!("device {path}: the hypervisor or another VM has it"));
         }
-        taken.push(path.clone());
-        drop(taken);
-        let mut registers = Vec::new();
-        for region in &device.registers {
-            let base = region.base().get();
-            let host_page = base & !(page - 1);
-            let size = (region.end().get() - host_page).next_multiple_of(page);
-            let guest = next_page
-                .checked_add(base - host_page)
-                .and_then(|guest| GuestRange::new(GuestAddress::new(guest), region.size()))
-                .filter(|guest| guest.end().get() <= layout::PASSED.end().get())
-                .ok_or_else(|| format!("device {path}: no space left for its registers"))?;
-            registers.push(Registers { guest, guest_page: next_page, host_page, size });
-            next_page += size;
-        }
-        let mut forwarded = Vec::new();
+        let mut interrupts = Vec::new();
         for interrupt in &device.interrupts {
             let physical = interrupts::intid(&host().controller, interrupt)
                 .filter(|number| IntId::new(*number).is_shared())
                 .ok_or_else(|| format!("device {path}: {interrupt} cannot be forwarded"))?;
-            if next_spi >= layout::FIRST_PASSED_SPI + layout::PASSED_SPIS {
+            if *next_spi >= layout::FIRST_PASSED_SPI + layout::PASSED_SPIS {
                 return Err(format!("device {path}: more than {} interrupts", layout::PASSED_SPIS));
             }
             let edge = matches!(interrupt.trigger, Trigger::EdgeRising);
-            forwarded.push(Forwarding { guest: layout::FIRST_SPI + next_spi, physical, edge });
-            next_spi += 1;
+            interrupts.push(Forwarding { guest: layout::FIRST_SPI + *next_spi, physical, edge });
+            *next_spi += 1;
         }
-        passed.push(PassedDevice { device, registers, interrupts: forwarded });
+        taken.push(path);
+        drop(taken);
+        Ok(PassedDevice { device, interrupts })
     }
-    Ok(passed)
 }
 
-impl PassedDevice {
-    /// Guest address, host address and size of what has to be mapped.
-    pub(crate) fn mappings(&self) -> impl Iterator<Item = (u64, u64, u64)> {
-        self.registers.iter().map(|range| (range.guest_page, range.host_page, range.size))
+impl Drop for PassedDevice {
+    fn drop(&mut self) {
+        let path = self.device.node.path().to_string();
+        TAKEN.lock().retain(|taken| *taken != path);
+    }
+}
+
+impl Passed {
+    /// Takes the devices of a configuration.
+    ///
+    /// # Errors
+    /// Why the guest cannot have one of them.
+    pub(crate) fn take(config: &VmConfig) -> Result<Self, String> {
+        let page = host().geometry.granule().bytes();
+        let terms = Terms { page, together: &config.devices, direct_memory: config.direct_memory };
+        let mut next_spi = layout::FIRST_PASSED_SPI;
+        let mut devices = Vec::new();
+        for path in &config.devices {
+            devices.push(PassedDevice::take(path, &terms, &mut next_spi)?);
+        }
+        let registers = devices.iter().flat_map(|passed| &passed.device.registers).copied();
+        let windows = Windows::place(registers, page)
+            .ok_or("devices: no space for the registers of all of them")?;
+        Ok(Passed { devices, windows })
     }
 
-    /// Virtual and physical numbers of its interrupts.
+    /// Says of the devices that access memory whether they reach the guest's, which it has at the host's addresses.
+    ///
+    /// # Errors
+    /// Which one does not.
+    pub(crate) fn check_reach(&self, memory: Region) -> Result<(), String> {
+        let mut devices = self.devices.iter();
+        devices
+            .try_for_each(|passed| passed.device.check_reach(memory))
+            .map_err(|error| error.to_string())
+    }
+
+    /// Guest address, host address and size of what has to be mapped.
+    pub(crate) fn mappings(&self) -> impl Iterator<Item = (u64, u64, u64)> {
+        self.windows
+            .iter()
+            .map(|window| (window.guest.get(), window.host.base().get(), window.host.size()))
+    }
+
+    /// Virtual and physical numbers of the interrupts.
     pub(crate) fn links(&self) -> impl Iterator<Item = (Line, u32)> {
-        self.interrupts.iter().map(|entry| (Line::Spi(IntId::new(entry.guest)), entry.physical))
+        self.forwarded().map(|entry| (Line::Spi(IntId::new(entry.guest)), entry.physical))
+    }
+
+    fn forwarded(&self) -> impl Iterator<Item = &Forwarding> {
+        self.devices.iter().flat_map(|passed| &passed.interrupts)
     }
 }
 
 /// The nodes of the guest's tree for its devices; `write` gets them.
-pub(crate) fn describe<R>(
-    devices: &[PassedDevice],
-    write: impl FnOnce(&[GuestDevice<'_>]) -> R,
-) -> R {
+pub(crate) fn describe<R>(passed: &Passed, write: impl FnOnce(&[GuestDevice<'_>]) -> R) -> R {
     struct Parts {
         compatible: Vec<&'static str>,
         registers: Vec<GuestRange>,
@@ -130,11 +151,12 @@ pub(crate) fn describe<R>(
         clock_names: Vec<&'static str>,
         properties: Vec<(&'static str, &'static [u8])>,
     }
+    let Passed { devices, windows } = passed;
     let parts: Vec<Parts> = devices
         .iter()
         .map(|passed| Parts {
             compatible: passed.device.node.compatible().collect(),
-            registers: passed.registers.iter().map(|range| range.guest).collect(),
+            registers: passed.device.registers.iter().filter_map(|it| windows.guest(*it)).collect(),
             interrupts: passed
                 .interrupts
                 .iter()
@@ -168,9 +190,10 @@ struct Route {
 
 static FORWARDED: RwLock<Vec<Route>> = RwLock::new(Vec::new());
 
-/// Lets the interrupts of a machine's devices through, to this CPU.
+/// Lets the interrupts of a machine's devices through. At first they go to the host CPU of its first virtual CPU.
 pub(crate) fn connect(machine: &Arc<Machine>) {
-    for entry in machine.passed.iter().flat_map(|passed| &passed.interrupts) {
+    let first = machine.vcpus.get().and_then(|vcpus| vcpus.first());
+    for entry in machine.passed.forwarded() {
         FORWARDED.write().push(Route {
             physical: entry.physical,
             machine: Arc::downgrade(machine),
@@ -180,7 +203,10 @@ pub(crate) fn connect(machine: &Arc<Machine>) {
         let trigger = if entry.edge { gic::host::Trigger::Edge } else { gic::host::Trigger::Level };
         let mut interface = percpu::this().interface();
         interface.set_trigger(intid, trigger);
-        interface.target_self(intid);
+        match first.and_then(|vcpu| host().sgi_target(vcpu.home())) {
+            Some(target) => interface.target(intid, target),
+            None => interface.target_self(intid),
+        }
         interface.enable(intid);
     }
 }
@@ -193,6 +219,22 @@ pub(crate) fn forward(physical: u32) -> bool {
     let Some(machine) = route.machine.upgrade() else { return false };
     let line = route.line;
     drop(routes);
-    machine.change_interrupts(|vgic| vgic.inject_linked(line));
+    let effects = machine.vgic.lock().inject_linked(line);
+    machine.kick(effects.kick);
+    follow(physical, &machine, effects);
     true
+}
+
+/// Routes an interrupt to the host CPU of the one virtual CPU that had to be told of it, so that from the next one on
+/// nobody else is interrupted. The guest may choose another at any time.
+fn follow(physical: u32, machine: &Machine, effects: Effects) {
+    let mut kicked = effects.kick.into_iter();
+    let (Some(vcpu), None) = (kicked.next(), kicked.next()) else { return };
+    let home = machine.vcpus.get().and_then(|vcpus| vcpus.get(vcpu.get())).map(|it| it.home());
+    if let Some(home) = home
+        && home.0 != percpu::this().cpu
+        && let Some(target) = host().sgi_target(home)
+    {
+        percpu::this().interface().target(IntId::new(physical), target);
+    }
 }

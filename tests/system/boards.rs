@@ -1,12 +1,9 @@
 //! A Raspberry Pi 4, entered in the three ways of its firmware: by QEMU's own boot loader, by a stub at EL3 as the
-//! firmware has one, and by Trusted Firmware-A. And devices of a host that guests have for themselves.
+//! firmware has one, and by Trusted Firmware-A.
 
 use std::fs;
-use std::io::{Read, Write};
-use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::Command;
-use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -17,7 +14,6 @@ use xtask::workspace::Workspace;
 use xtask::{build, process};
 
 use crate::emulator::Emulator;
-use crate::host::Host;
 use crate::linux::{self, PROMPT, answer};
 use crate::{Case, case, host};
 
@@ -40,78 +36,7 @@ pub(crate) fn trials(full: bool) -> Vec<Case> {
         let entry = *entry;
         case(format!("boards::raspberry_pi_4_runs_linux/{name}"), move || raspberry(entry))
     });
-    let passed = [2, 3].map(|gic| {
-        case(format!("boards::a_guest_uses_a_serial_port_of_the_host/gic{gic}"), move || {
-            passed_device(Host { gic, ..host::USUAL })
-        })
-    });
-    let refused = case("boards::a_device_that_a_guest_cannot_have_is_named", refused_device);
-    raspberries.chain(passed).chain([refused]).collect()
-}
-
-/// The second serial port of QEMU's `virt`, which is there if something is behind it.
-const PASSED: &str = "/pl011@9040000";
-/// Its interrupt at the guest: the first behind those of the guest's own devices.
-const PASSED_INTERRUPT: &str = " 144 ";
-
-fn passed_device(host: Host) -> Result<()> {
-    let folder = tempfile::tempdir()?;
-    let line = folder.path().join("line");
-    let mut vm = linux::debian(Guest::Debian61, 2, "")?;
-    vm.devices = vec![PASSED.to_string()];
-    let bundle = folder.path().join("bundle.itb");
-    fs::write(&bundle, xtask::fit::write(Arch::Aarch64, &[vm])?)?;
-    let mut command = host.command()?;
-    command
-        .arg("-chardev")
-        .arg(format!("socket,id=line,path={},server=on,wait=off", line.display()))
-        .args(["-serial", "chardev:line"])
-        .arg("-kernel")
-        .arg(host::image()?)
-        .arg("-initrd")
-        .arg(&bundle);
-    let mut emulator = Emulator::start(command, LIMIT, Some(folder))?;
-    emulator.expect(PROMPT)?;
-    let mut line = UnixStream::connect(&line)?;
-    line.set_read_timeout(Some(LIMIT))?;
-    let other_end = thread::spawn(move || -> Result<()> {
-        let mut heard = Vec::new();
-        while !heard.ends_with(b"ready") {
-            let mut byte = [0];
-            line.read_exact(&mut byte)?;
-            heard.extend(byte);
-        }
-        Ok(line.write_all(b"from the wire\n")?)
-    });
-    // `head` waits, and only the device's interrupt wakes it.
-    let text = answer(
-        &mut emulator,
-        "exec 3<>/dev/ttyAMA1; echo ready >&3; head -n 1 <&3; grep pl011 /proc/interrupts; exec 3>&-",
-    )?;
-    other_end.join().map_err(|_| anyhow::anyhow!("the other end of the line panicked"))??;
-    ensure!(text.contains("from the wire"), "the guest read something else: {text}");
-    let interrupts = text.lines().find(|line| line.contains(PASSED_INTERRUPT));
-    let interrupts = interrupts.with_context(|| format!("no interrupt of the port: {text}"))?;
-    let counts = interrupts.split_whitespace().skip(1).map_while(|word| word.parse::<u64>().ok());
-    ensure!(counts.sum::<u64>() > 0, "the port has not interrupted: {interrupts}");
-    emulator.send("poweroff\n")?;
-    emulator.finish().map(drop)
-}
-
-fn refused_device() -> Result<()> {
-    for (path, reason) in [
-        ("/pl011@9000000", "the hypervisor or another VM has it"),
-        ("/virtio_mmio@a000000", "may access memory by itself"),
-        ("/nothing", "no device /nothing"),
-    ] {
-        let mut vm = host::vm("greedy", host::small("hello")?, 1, 16 << 20);
-        vm.devices = vec![path.to_string()];
-        let mut emulator = host::USUAL.boot(&[vm], LIMIT)?;
-        emulator.expect("vm \"greedy\": ")?;
-        let found = emulator.expect("\n")?;
-        ensure!(found.contains(reason), "{path}: {found:?}");
-    }
-    Ok(())
+    raspberries.collect()
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]

@@ -17,6 +17,7 @@ mod isolation;
 mod linux;
 mod monitor;
 mod network;
+mod passed;
 mod storage;
 mod tap;
 mod vmfile;
@@ -56,6 +57,7 @@ fn main() -> ExitCode {
     trials.extend(network::trials(full));
     trials.extend(x86::trials(full));
     trials.extend(boards::trials(full));
+    trials.extend(passed::trials());
     trials.extend(apple::trials());
     let trials = trials
         .into_iter()

@@ -21,7 +21,7 @@ pub use chosen::Chosen;
 pub use console::{Console, ConsoleKind};
 pub use controller::{Aic, AicVersion, GicV2, GicV3, InterruptController};
 pub use cpus::{Conduit, Cpu, EnableMethod, Mpidr, Psci, PsciVersion};
-pub use device::{DeviceRefusal, HostDevice};
+pub use device::{DeviceRefusal, HostDevice, Terms};
 pub use interrupt::{IntId, Interrupt, InterruptSource, Trigger};
 pub use memory::Reserved;
 pub use reset::ResetDevice;

@@ -15,6 +15,16 @@ pub enum ResetDevice {
     AppleWatchdog(Region),
 }
 
+impl ResetDevice {
+    /// Its registers.
+    #[must_use]
+    pub const fn registers(self) -> Region {
+        match self {
+            Self::Bcm2835Watchdog(region) | Self::AppleWatchdog(region) => region,
+        }
+    }
+}
+
 pub(super) fn discover(tree: &Tree) -> Option<ResetDevice> {
     let find = |names: &[&str]| {
         tree.compatible(names).take(MAX_CANDIDATES).find_map(|node| node.mapped_reg(0).ok())

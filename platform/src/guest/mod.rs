@@ -4,6 +4,7 @@ pub mod image;
 pub mod layout;
 pub mod placement;
 pub mod tree;
+pub mod windows;
 
 use core::fmt;
 

@@ -1,7 +1,7 @@
 //! Where kernel, initial RAM disk and device tree stand in a guest's memory: where QEMU puts them.
 
 use super::image::KernelImage;
-use super::{GuestAddress, GuestRange, layout};
+use super::{GuestAddress, GuestRange};
 
 /// Kernels stand at a multiple of this plus their offset.
 const KERNEL_ALIGNMENT: u64 = 2 << 20;
@@ -63,13 +63,13 @@ pub struct LinuxPlacement {
     pub tree: GuestRange,
 }
 
-/// Places a Linux kernel, an initial RAM disk of `initrd_size` bytes and a device tree of `tree_size` bytes in
-/// `memory_size` bytes from [`layout::RAM_BASE`].
+/// Places a Linux kernel, an initial RAM disk of `initrd_size` bytes and a device tree of `tree_size` bytes in `memory`,
+/// whose base is a multiple of 2 MiB.
 ///
 /// # Errors
 /// A [`PlacementError`] that names the part that doesn't fit.
 pub fn linux(
-    memory_size: u64,
+    memory: GuestRange,
     kernel: &KernelImage,
     initrd_size: Option<u64>,
     tree_size: u64,
@@ -77,14 +77,14 @@ pub fn linux(
     if tree_size > TREE_ALIGNMENT {
         return Err(PlacementError::TreeTooLarge { bytes: tree_size });
     }
-    let memory = Memory { size: memory_size };
+    let memory = Memory(memory);
     let offset = match kernel.text_offset {
         offset if offset < BOOTLOADER_BYTES => offset.saturating_add(KERNEL_ALIGNMENT),
         offset => offset,
     };
     let kernel = memory.place("kernel", offset, kernel.image_size)?;
     let after_kernel = memory.offset_of_end(kernel);
-    let free = (memory_size / 2).min(INITRD_OFFSET).max(after_kernel);
+    let free = (memory.0.size() / 2).min(INITRD_OFFSET).max(after_kernel);
     let (initrd, free) = match initrd_size {
         Some(size) => {
             let start = align("initrd", free, PAGE)?;
@@ -102,21 +102,20 @@ pub fn linux(
 ///
 /// # Errors
 /// A [`PlacementError`] if it doesn't fit.
-pub fn firmware_tree(memory_size: u64, tree_size: u64) -> Result<GuestRange, PlacementError> {
+pub fn firmware_tree(memory: GuestRange, tree_size: u64) -> Result<GuestRange, PlacementError> {
     if tree_size > TREE_ALIGNMENT {
         return Err(PlacementError::TreeTooLarge { bytes: tree_size });
     }
-    Memory { size: memory_size }.place("device tree", 0, tree_size)
+    Memory(memory).place("device tree", 0, tree_size)
 }
 
 fn align(part: &'static str, offset: u64, alignment: u64) -> Result<u64, PlacementError> {
     offset.checked_next_multiple_of(alignment).ok_or(PlacementError::Absurd { part })
 }
 
-/// The guest's memory from [`layout::RAM_BASE`].
-struct Memory {
-    size: u64,
-}
+/// The guest's memory.
+#[derive(Clone, Copy)]
+struct Memory(GuestRange);
 
 impl Memory {
     /// The range of `size` bytes at `offset` from the base of memory, which must not end after it.
@@ -128,14 +127,13 @@ impl Memory {
     ) -> Result<GuestRange, PlacementError> {
         let absurd = PlacementError::Absurd { part };
         let end = offset.checked_add(size).ok_or(absurd)?;
-        let start =
-            layout::RAM_BASE.get().checked_add(offset).map(GuestAddress::new).ok_or(absurd)?;
-        if end > self.size {
+        let start = self.0.base().get().checked_add(offset).map(GuestAddress::new).ok_or(absurd)?;
+        if end > self.0.size() {
             return Err(PlacementError::TooSmall {
                 part,
                 start,
                 part_size: size,
-                memory_size: self.size,
+                memory_size: self.0.size(),
                 needed: end,
             });
         }
@@ -143,17 +141,22 @@ impl Memory {
     }
 
     fn offset_of_end(&self, range: GuestRange) -> u64 {
-        range.end().get().saturating_sub(layout::RAM_BASE.get())
+        range.end().get().saturating_sub(self.0.base().get())
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::guest::layout;
     use proptest::prelude::*;
 
     fn kernel(text_offset: u64, image_size: u64) -> KernelImage {
         KernelImage { text_offset, image_size, big_endian: false, anywhere: true }
+    }
+
+    fn memory(size: u64) -> GuestRange {
+        range(layout::RAM_BASE.get(), size)
     }
 
     fn range(base: u64, size: u64) -> GuestRange {
@@ -163,7 +166,8 @@ mod tests {
     #[test]
     fn parts_stand_where_qemu_puts_them() {
         // Seen in QEMU 10.0 with -m 1G: PC 0x4020_0000, initrd at 0x4800_0000, tree after it at 2 MiB.
-        let placement = linux(1 << 30, &kernel(0, 0x260_0000), Some(0x12_3456), 0x2000).unwrap();
+        let placement =
+            linux(memory(1 << 30), &kernel(0, 0x260_0000), Some(0x12_3456), 0x2000).unwrap();
         assert_eq!(placement.kernel, range(0x4020_0000, 0x260_0000));
         assert_eq!(placement.initrd, Some(range(0x4800_0000, 0x12_3456)));
         assert_eq!(placement.tree, range(0x4820_0000, 0x2000));
@@ -172,48 +176,61 @@ mod tests {
     #[test]
     fn without_initrd_the_tree_takes_its_place() {
         // Seen in QEMU 10.0 with -m 128M: tree at 0x4400_0000.
-        let placement = linux(128 << 20, &kernel(0, 0x10_0000), None, 0x2000).unwrap();
+        let placement = linux(memory(128 << 20), &kernel(0, 0x10_0000), None, 0x2000).unwrap();
         assert_eq!((placement.initrd, placement.tree), (None, range(0x4400_0000, 0x2000)));
     }
 
     #[test]
     fn a_kernel_with_a_real_offset_keeps_it() {
         assert_eq!(
-            linux(1 << 30, &kernel(0x8_0000, 0x1000), None, 0x1000).unwrap().kernel,
+            linux(memory(1 << 30), &kernel(0x8_0000, 0x1000), None, 0x1000).unwrap().kernel,
             range(0x4008_0000, 0x1000)
         );
         assert_eq!(
-            linux(1 << 30, &kernel(0xfff, 0x1000), None, 0x1000).unwrap().kernel,
+            linux(memory(1 << 30), &kernel(0xfff, 0x1000), None, 0x1000).unwrap().kernel,
             range(0x4020_0fff, 0x1000)
         );
     }
 
     #[test]
     fn a_kernel_larger_than_half_of_memory_moves_the_rest_up() {
-        let placement = linux(64 << 20, &kernel(0, 40 << 20), Some(0x1000), 0x1000).unwrap();
+        let placement =
+            linux(memory(64 << 20), &kernel(0, 40 << 20), Some(0x1000), 0x1000).unwrap();
         assert_eq!(placement.initrd, Some(range(0x42a0_0000, 0x1000)));
         assert_eq!(placement.tree, range(0x42c0_0000, 0x1000));
     }
 
     #[test]
+    fn in_memory_elsewhere_all_parts_move_along() {
+        let memory = range(0x8_4000_0000, 1 << 30);
+        let placement = linux(memory, &kernel(0, 0x260_0000), Some(0x12_3456), 0x2000).unwrap();
+        assert_eq!(placement.kernel, range(0x8_4020_0000, 0x260_0000));
+        assert_eq!(placement.initrd, Some(range(0x8_4800_0000, 0x12_3456)));
+        assert_eq!(placement.tree, range(0x8_4820_0000, 0x2000));
+        let error = linux(memory, &kernel(0, 2 << 30), None, 0x1000).unwrap_err();
+        assert!(error.to_string().contains("at 0x840200000, up to 2050 MiB"), "{error}");
+    }
+
+    #[test]
     fn firmware_finds_its_tree_at_the_base_of_memory() {
-        assert_eq!(firmware_tree(64 << 20, 0x3000).unwrap(), range(0x4000_0000, 0x3000));
+        assert_eq!(firmware_tree(memory(64 << 20), 0x3000).unwrap(), range(0x4000_0000, 0x3000));
         assert_eq!(
-            firmware_tree(0, 1).unwrap_err().to_string(),
+            firmware_tree(memory(0), 1).unwrap_err().to_string(),
             "memory 0 MiB is too small: device tree needs 1 KiB at 0x40000000, up to 1 MiB; give at least 1 MiB"
         );
     }
 
     #[test]
     fn what_does_not_fit_is_named() {
-        let error = linux(32 << 20, &kernel(0, 48 << 20), None, 0x1000).unwrap_err();
+        let error = linux(memory(32 << 20), &kernel(0, 48 << 20), None, 0x1000).unwrap_err();
         assert_eq!(
             error.to_string(),
             "memory 32 MiB is too small: kernel needs 49152 KiB at 0x40200000, up to 50 MiB; give at least 50 MiB"
         );
-        let error = linux(64 << 20, &kernel(0, 1 << 20), Some(60 << 20), 0x1000).unwrap_err();
+        let error =
+            linux(memory(64 << 20), &kernel(0, 1 << 20), Some(60 << 20), 0x1000).unwrap_err();
         assert!(matches!(error, PlacementError::TooSmall { part: "initrd", .. }), "{error}");
-        let error = linux(64 << 20, &kernel(0, 1 << 20), None, 3 << 20).unwrap_err();
+        let error = linux(memory(64 << 20), &kernel(0, 1 << 20), None, 3 << 20).unwrap_err();
         assert_eq!(error, PlacementError::TreeTooLarge { bytes: 3 << 20 });
     }
 
@@ -226,7 +243,7 @@ mod tests {
             initrd_size in prop::option::of(prop_oneof![0..1_u64 << 28, any::<u64>()]),
             tree_size in 0..3_u64 << 20,
         ) {
-            if let Ok(placement) = linux(memory_size, &kernel(text_offset, image_size), initrd_size, tree_size) {
+            if let Ok(placement) = linux(memory(memory_size), &kernel(text_offset, image_size), initrd_size, tree_size) {
                 let end = layout::RAM_BASE.get() + memory_size;
                 let mut previous = layout::RAM_BASE;
                 for part in [Some(placement.kernel), placement.initrd, Some(placement.tree)].into_iter().flatten() {

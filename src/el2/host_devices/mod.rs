@@ -14,7 +14,7 @@ use platform::discover::VirtioTransport;
 use spin::Once;
 
 use crate::el2::registers::read_register;
-use crate::el2::{host, interrupts, mmu, percpu};
+use crate::el2::{host, interrupts, mmu, passthrough, percpu};
 use hal::El2Hal;
 
 type Mmio = MmioTransport<'static>;
@@ -38,12 +38,14 @@ pub(crate) fn open(transports: &[VirtioTransport], wanted: Wanted) -> HostDevice
             DeviceType::Block if wanted.disks => {
                 let frequency = read_register!("cntfrq_el0");
                 devices.add_disk::<El2Hal, _>(mmio, interrupts::counter, frequency);
+                passthrough::keep(transport.registers);
             }
             DeviceType::Network if wanted.nics => {
                 let interrupt = transport.interrupt.as_ref();
                 let interrupt =
                     interrupt.and_then(|it| interrupts::intid(&host::host().controller, it));
                 nics.extend(devices.add_nic(mmio, interrupt));
+                passthrough::keep(transport.registers);
             }
             _ => {}
         }

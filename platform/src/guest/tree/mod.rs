@@ -75,8 +75,8 @@ pub struct GuestDescription<'a> {
     pub vcpus: &'a [Mpidr],
     /// `compatible` of the vCPUs, such as `arm,cortex-a72`.
     pub cpu_compatible: &'a str,
-    /// Bytes of memory from [`layout::RAM_BASE`].
-    pub memory_size: u64,
+    /// Its memory, usually from [`layout::RAM_BASE`].
+    pub memory: GuestRange,
     /// The interrupt controller.
     pub gic: GuestGic,
     /// Whether the guest has performance monitors.
@@ -166,7 +166,7 @@ pub fn build_with_devices(
         .cells("#address-cells", &[2])
         .text("compatible", "linux,dummy-virt")
         .child(psci())
-        .child(memory(guest.memory_size))
+        .child(memory(guest.memory))
         .children((!guest.reserved.is_empty()).then(|| reserved_memory(guest.reserved)))
         .children(virtio(guest.virtio_slots))
         .child(rtc())
@@ -284,10 +284,8 @@ fn psci() -> Node {
         .texts("compatible", &["arm,psci-1.0", "arm,psci-0.2", "arm,psci"])
 }
 
-fn memory(size: u64) -> Node {
-    Node::at("memory", layout::RAM_BASE)
-        .double_cells("reg", &[layout::RAM_BASE.get(), size])
-        .text("device_type", "memory")
+fn memory(range: GuestRange) -> Node {
+    Node::at("memory", range.base()).reg(&[range]).text("device_type", "memory")
 }
 
 fn reserved_memory(reserved: &[GuestReserved<'_>]) -> Node {

@@ -7,7 +7,7 @@ fn description<'a>(gic: GuestGic, vcpus: &'a [Mpidr]) -> GuestDescription<'a> {
     GuestDescription {
         vcpus,
         cpu_compatible: "arm,cortex-a72",
-        memory_size: 1 << 30,
+        memory: GuestRange::new(layout::RAM_BASE, 1 << 30).unwrap(),
         gic,
         pmu: true,
         bootargs: None,
