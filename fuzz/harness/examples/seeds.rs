@@ -82,6 +82,18 @@ fn bundles() -> Vec<Vec<u8>> {
     bundles
 }
 
+/// Device trees of QEMU's machines. Those of real boards are not part of the repository, for their licences.
+fn trees(fuzz: &Path) -> Vec<Vec<u8>> {
+    let data = fuzz.parent().unwrap().join("platform/tests/data");
+    let mut files: Vec<_> = fs::read_dir(data)
+        .unwrap()
+        .map(|file| file.unwrap().path())
+        .filter(|path| path.extension().is_some_and(|extension| extension == "dtb"))
+        .collect();
+    files.sort();
+    files.iter().map(|file| fs::read(file).unwrap()).collect()
+}
+
 fn main() {
     let fuzz = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
     let read = block(0, 0, (0x6000, 1024, true)).0;
@@ -128,6 +140,7 @@ fn main() {
         ),
         ("bus", vec![read, [[0x68, 0x1c].as_slice(), &[15; 8], &[0x60, 0x14]].concat()]),
         ("bundle", bundles()),
+        ("tree", trees(fuzz)),
         (
             "vm_file",
             fs::read_dir(fuzz.parent().unwrap().join("vms"))

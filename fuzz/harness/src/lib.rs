@@ -10,17 +10,19 @@ mod device;
 mod files;
 mod guest;
 mod input;
+mod tree;
 mod world;
 
 pub use bus::bus;
 pub use device::{balloon, block, console, net, rng};
 pub use files::{bundle, vm_file};
+pub use tree::tree;
 
 /// What one target does with one input.
 pub type Target = fn(&[u8]);
 
 /// All targets by name. Each has a folder in `fuzz/seeds`.
-pub const TARGETS: [(&str, Target); 8] = [
+pub const TARGETS: [(&str, Target); 9] = [
     ("balloon", balloon),
     ("block", block),
     ("bundle", bundle),
@@ -28,5 +30,6 @@ pub const TARGETS: [(&str, Target); 8] = [
     ("console", console),
     ("net", net),
     ("rng", rng),
+    ("tree", tree),
     ("vm_file", vm_file),
 ];
