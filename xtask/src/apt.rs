@@ -223,6 +223,29 @@ impl PrivateApt {
         Ok(file)
     }
 
+    /// Downloads a package and all that it depends on, and returns their files.
+    ///
+    /// # Errors
+    /// As apt's.
+    pub fn download_with_dependencies(&self, package: &str) -> Result<Vec<PathBuf>> {
+        process::run_with_spinner(
+            &format!("fetching {package} and what it depends on"),
+            self.command("apt-get")
+                .args(["install", "-q", "-y", "--download-only", "--no-install-recommends"])
+                // Nothing is installed, so nobody has to be kept out.
+                .args(["-o", "Debug::NoLocking=1", package]),
+        )?;
+        let mut files = Vec::new();
+        for entry in fs::read_dir(self.root.join("cache/archives"))? {
+            let file = entry?.path();
+            if file.extension().is_some_and(|extension| extension == "deb") {
+                files.push(file);
+            }
+        }
+        files.sort();
+        Ok(files)
+    }
+
     /// Unpacks the one file of `package` (a `.deb`) that `pattern` matches,
     /// and writes it to `target`.
     ///

@@ -45,28 +45,84 @@ pub struct Module {
     pub data: Vec<u8>,
 }
 
+/// A `newc` archive in the making, as Linux takes for its initial RAM disk.
+#[derive(Debug)]
+pub struct Archive<W> {
+    to: W,
+    inodes: u32,
+}
+
+impl<W: Write> Archive<W> {
+    /// An empty one that goes to `to`.
+    pub fn new(to: W) -> Self {
+        Archive { to, inodes: 0 }
+    }
+
+    fn add(&mut self, name: &str, mode: u32, data: &[u8]) -> Result<()> {
+        self.inodes += 1;
+        let mut entry = Builder::new(name).ino(self.inodes).mode(mode).nlink(1);
+        if mode == CONSOLE {
+            entry = entry.rdev_major(5).rdev_minor(1);
+        }
+        let mut writer = entry.write(&mut self.to, u32::try_from(data.len())?);
+        writer.write_all(data)?;
+        writer.finish()?;
+        Ok(())
+    }
+
+    /// Adds empty folders, each behind the one that it is in.
+    ///
+    /// # Errors
+    /// As `to`'s; so are those of all others.
+    pub fn folders(&mut self, names: &[&str]) -> Result<()> {
+        names.iter().try_for_each(|name| self.add(name, DIRECTORY, &[]))
+    }
+
+    /// Adds a program or a script.
+    ///
+    /// # Errors
+    /// As [`Self::folders`].
+    pub fn program(&mut self, name: &str, data: &[u8]) -> Result<()> {
+        self.add(name, PROGRAM, data)
+    }
+
+    /// Adds a file that is not executed.
+    ///
+    /// # Errors
+    /// As [`Self::folders`].
+    pub fn file(&mut self, name: &str, data: &[u8]) -> Result<()> {
+        self.add(name, TEXT, data)
+    }
+
+    /// Adds the console, and a shell: the static program `busybox`.
+    ///
+    /// # Errors
+    /// As [`Self::folders`], and when `busybox` is no ELF program.
+    pub fn shell(&mut self, busybox: &[u8]) -> Result<()> {
+        ensure!(busybox.starts_with(b"\x7fELF"), "the fetched busybox is not an ELF program");
+        self.add("dev/console", CONSOLE, &[])?;
+        self.add("bin/busybox", PROGRAM, busybox)?;
+        self.add("bin/sh", SYMLINK, b"busybox")
+    }
+
+    /// Ends it.
+    ///
+    /// # Errors
+    /// As [`Self::folders`].
+    pub fn finish(mut self) -> Result<W> {
+        cpio::newc::trailer(&mut self.to)?;
+        Ok(self.to)
+    }
+}
+
 /// Builds the RAM disk, a gzip-compressed `newc` archive, around the static
 /// program `busybox`, for kernels with `modules`.
 ///
 /// # Errors
 /// When `busybox` is no ELF program.
 pub fn build(busybox: &[u8], modules: &[Module]) -> Result<Vec<u8>> {
-    ensure!(busybox.starts_with(b"\x7fELF"), "the fetched busybox is not an ELF program");
-    let mut archive = GzEncoder::new(Vec::new(), Compression::best());
-    let mut inode = 1;
-    let mut add = |name: &str, mode: u32, data: &[u8]| -> Result<()> {
-        let mut entry = Builder::new(name).ino(inode).mode(mode).nlink(1);
-        if mode == CONSOLE {
-            entry = entry.rdev_major(5).rdev_minor(1);
-        }
-        inode += 1;
-        let length = u32::try_from(data.len())?;
-        let mut writer = entry.write(&mut archive, length);
-        writer.write_all(data)?;
-        writer.finish()?;
-        Ok(())
-    };
-    for folder in [
+    let mut archive = Archive::new(GzEncoder::new(Vec::new(), Compression::best()));
+    archive.folders(&[
         "bin",
         "dev",
         "etc",
@@ -81,31 +137,26 @@ pub fn build(busybox: &[u8], modules: &[Module]) -> Result<Vec<u8>> {
         "tmp",
         "usr",
         "usr/bin",
-    ] {
-        add(folder, DIRECTORY, &[])?;
-    }
-    add("lib/modules/order", TEXT, MODULES.join("\n").as_bytes())?;
+    ])?;
+    archive.file("lib/modules/order", MODULES.join("\n").as_bytes())?;
     let releases: BTreeSet<&str> = modules.iter().map(|module| module.release.as_str()).collect();
     for release in releases {
-        add(&format!("lib/modules/{release}"), DIRECTORY, &[])?;
+        archive.folders(&[&format!("lib/modules/{release}")])?;
     }
     for Module { release, name, data } in modules {
-        add(&format!("lib/modules/{release}/{name}.ko"), TEXT, data)?;
+        archive.file(&format!("lib/modules/{release}/{name}.ko"), data)?;
     }
-    add("dev/console", CONSOLE, &[])?;
-    add("bin/busybox", PROGRAM, busybox)?;
-    add("bin/sh", SYMLINK, b"busybox")?;
-    add("init", PROGRAM, include_bytes!("initramfs/init"))?;
-    add("etc/inittab", TEXT, include_bytes!("initramfs/inittab"))?;
-    add("etc/profile", TEXT, include_bytes!("initramfs/profile"))?;
-    add("etc/devices", PROGRAM, include_bytes!("initramfs/devices"))?;
-    add("etc/selftest", PROGRAM, include_bytes!("initramfs/selftest"))?;
-    add("etc/run/serve", PROGRAM, include_bytes!("initramfs/run/serve"))?;
-    add("etc/run/fetch", PROGRAM, include_bytes!("initramfs/run/fetch"))?;
-    add("etc/run/keep", PROGRAM, include_bytes!("initramfs/run/keep"))?;
-    add("etc/run/record", PROGRAM, include_bytes!("initramfs/run/record"))?;
-    cpio::newc::trailer(&mut archive)?;
-    Ok(archive.finish()?)
+    archive.shell(busybox)?;
+    archive.program("init", include_bytes!("initramfs/init"))?;
+    archive.file("etc/inittab", include_bytes!("initramfs/inittab"))?;
+    archive.file("etc/profile", include_bytes!("initramfs/profile"))?;
+    archive.program("etc/devices", include_bytes!("initramfs/devices"))?;
+    archive.program("etc/selftest", include_bytes!("initramfs/selftest"))?;
+    archive.program("etc/run/serve", include_bytes!("initramfs/run/serve"))?;
+    archive.program("etc/run/fetch", include_bytes!("initramfs/run/fetch"))?;
+    archive.program("etc/run/keep", include_bytes!("initramfs/run/keep"))?;
+    archive.program("etc/run/record", include_bytes!("initramfs/run/record"))?;
+    Ok(archive.finish()?.finish()?)
 }
 
 #[cfg(test)]

@@ -118,7 +118,8 @@ fn region(node: FdtNode<'_, '_>, index: usize) -> (u64, u64) {
 pub(super) fn probe(device_tree: u64) {
     // SAFETY: the boot protocol passes the address of a device tree, which nobody changes.
     let tree = unsafe { Fdt::from_ptr(device_tree as *const u8) }.expect("x0 holds a device tree");
-    let port = tree.find_compatible(&["arm,pl011"]).expect("a PL011");
+    // Xen's port is of the smaller kind, which has all that is used here.
+    let port = tree.find_compatible(&["arm,pl011", "arm,sbsa-uart"]).expect("a PL011");
     console::set_base(region(port, 0).0);
     let console_spi = port
         .property("interrupts")

@@ -7,6 +7,8 @@ use std::path::Path;
 use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
 
+use super::linux;
+
 /// Instructions by the name of the row.
 pub type Figures = BTreeMap<String, u64>;
 
@@ -22,7 +24,15 @@ pub struct Results {
     /// Under others, by their names.
     #[serde(default)]
     pub peers: BTreeMap<String, Figures>,
+    /// Linux on the bare machine ([`BARE`]), under Bunshin ([`BUNSHIN`]), and under others by their names.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub linux: BTreeMap<String, linux::Rows>,
 }
+
+/// The machine without a hypervisor, in [`Results::linux`].
+pub const BARE: &str = "bare";
+/// This hypervisor, in [`Results::linux`].
+pub const BUNSHIN: &str = "Bunshin";
 
 impl Results {
     /// Reads results that [`Results::write`] wrote.
@@ -53,6 +63,15 @@ impl Results {
     }
 }
 
+/// What Xen puts before lines of a guest that has no other console.
+const XEN: &str = "(XEN) DOM1: ";
+
+/// A line as the guest said it.
+pub fn said(line: &str) -> &str {
+    let line = line.trim();
+    line.strip_prefix(XEN).unwrap_or(line)
+}
+
 /// The rows in what the guest printed.
 ///
 /// # Errors
@@ -60,14 +79,14 @@ impl Results {
 pub fn parse(output: &str) -> Result<Figures> {
     let mut figures = Figures::new();
     for line in output.lines() {
-        let Some(row) = line.trim().strip_prefix("bench ") else { continue };
+        let Some(row) = said(line).strip_prefix("bench ") else { continue };
         let parsed =
             row.split_once(' ').and_then(|(name, figure)| Some((name, figure.parse().ok()?)));
         let (name, figure) = parsed.with_context(|| format!("not a row: {line:?}"))?;
         figures.insert(name.to_string(), figure);
     }
     ensure!(
-        output.lines().any(|line| line.trim() == "bench-end"),
+        output.lines().any(|line| said(line) == "bench-end"),
         "the benchmark did not come to its end"
     );
     Ok(figures)
@@ -79,7 +98,7 @@ mod tests {
 
     #[test]
     fn rows_are_found_among_other_output() {
-        let output = "bunshin: started\r\nbench loop 3\r\n\nbench eoi 21\nbench-end\n";
+        let output = "bunshin: started\r\nbench loop 3\r\n\n(XEN) DOM1: bench eoi 21\nbench-end\n";
         let figures = parse(output).unwrap();
         assert_eq!(figures, Figures::from([("loop".into(), 3), ("eoi".into(), 21)]));
     }
@@ -102,7 +121,7 @@ mod tests {
             emulator: "QEMU".into(),
             bare: Figures::from([("eoi".into(), 21)]),
             bunshin: BTreeMap::from([("max".into(), Figures::from([("eoi".into(), 22)]))]),
-            peers: BTreeMap::new(),
+            ..Results::default()
         };
         results.write(&file).unwrap();
         assert_eq!(Results::read(&file).unwrap(), results);

@@ -19,17 +19,18 @@ use crate::{build, pack, process, qemu};
 /// Models of the host's CPUs.
 pub const MODELS: [&str; 2] = ["cortex-a72", "max"];
 /// CPUs of the host, and of the guest.
-const CPUS: u32 = 2;
-/// Memory of the host and of the guest.
+pub const CPUS: u32 = 2;
+/// Memory of the host.
 const HOST_MEMORY: Size = Size(1 << 30);
-const GUEST_MEMORY: &str = "256M";
+/// Memory of the guest.
+pub const GUEST_MEMORY: &str = "256M";
 /// How long a run may take.
 const LIMIT: Duration = Duration::from_secs(120);
 /// What the guest prints at its end.
 const END: &str = "bench-end";
 
 /// Makes the emulator count: a nanosecond an instruction, nothing that depends on the time of day or on chance.
-fn counting(command: &mut Command) {
+pub fn counting(command: &mut Command) {
     command
         .args(["-icount", "shift=0,sleep=off"])
         .args(["-rtc", "base=2026-01-01,clock=vm"])
@@ -37,7 +38,7 @@ fn counting(command: &mut Command) {
 }
 
 /// A CPU model with a counter of 1 GHz.
-fn model(cpu: &str) -> String {
+pub fn model(cpu: &str) -> String {
     format!("{cpu},cntfrq=1000000000")
 }
 
@@ -55,7 +56,7 @@ pub fn bare(workspace: &Workspace, cpu: &str) -> Result<Figures> {
         .arg("-kernel")
         .arg(build::guest(workspace, Arch::Aarch64, "bench"));
     counting(&mut command);
-    figures::parse(&output(command, 1)?)
+    figures::parse(&output(command, 1, LIMIT)?)
 }
 
 /// The guest under Bunshin, in all its modes.
@@ -84,7 +85,7 @@ fn boot(workspace: &Workspace, cpu: &str, cpus: u32, mode: &str, times: usize) -
     command.args(["-machine", "dtb-randomness=off"]);
     qemu::boot(&mut command, &workspace.image(Arch::Aarch64), &bundle);
     counting(&mut command);
-    output(command, times)
+    output(command, times, LIMIT)
 }
 
 /// What a reset took: from the time that the guest announced to its first instruction afterwards.
@@ -101,7 +102,10 @@ fn reset(output: &str) -> Result<Figures> {
 }
 
 /// Runs the emulator until the guest has come to its end `times` times, or by itself.
-fn output(mut command: Command, times: usize) -> Result<String> {
+///
+/// # Errors
+/// When it can't be started, ends early or takes longer than `limit`.
+pub fn output(mut command: Command, times: usize, limit: Duration) -> Result<String> {
     let shown = process::shown(&command);
     let mut child = command
         .stdin(Stdio::null())
@@ -117,13 +121,13 @@ fn output(mut command: Command, times: usize) -> Result<String> {
             }
         }
     });
-    let deadline = Instant::now() + LIMIT;
+    let deadline = Instant::now() + limit;
     let (mut text, mut ends) = (String::new(), 0);
     let mut late = false;
     while ends < times {
         match lines.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
             Ok(line) => {
-                ends += usize::from(line.trim() == END);
+                ends += usize::from(figures::said(&line) == END);
                 text += &line;
                 text.push('\n');
             }

@@ -2,7 +2,9 @@
 
 use std::fmt::Write;
 
-use super::figures::{Figures, Results};
+use super::counter::Count;
+use super::figures::{BARE, BUNSHIN, Figures, Results};
+use super::linux;
 use super::rows::{PUBLISHED, ROWS};
 
 /// A cell without a figure.
@@ -18,7 +20,13 @@ pub fn table(results: &Results) -> String {
     heading.extend(results.bunshin.keys().map(|model| format!("Bunshin, {model}")));
     heading.push("target".to_string());
     heading.extend(results.peers.keys().cloned());
-    heading.extend(PUBLISHED.iter().map(|name| format!("{name} (published)")));
+    // A peer that was measured with this guest needs no earlier figures.
+    let published: Vec<_> = PUBLISHED
+        .iter()
+        .enumerate()
+        .filter(|(_, name)| !results.peers.contains_key(**name))
+        .collect();
+    heading.extend(published.iter().map(|(_, name)| format!("{name} (published)")));
     let mut lines = vec![heading];
     for row in ROWS {
         let mut line = vec![row.title.to_string(), cell(results.bare.get(row.name).copied())];
@@ -26,7 +34,45 @@ pub fn table(results: &Results) -> String {
         line.extend(results.bunshin.values().map(over));
         line.push(cell(row.target));
         line.extend(results.peers.values().map(over));
-        line.extend(row.published.map(cell));
+        line.extend(published.iter().map(|(place, _)| cell(row.published[*place])));
+        lines.push(line);
+    }
+    markdown(&lines)
+}
+
+/// The table of Linux, in instructions: all that the machine executes, as multiples of those on the bare machine, and the
+/// hypervisor's own where they are known.
+pub fn linux_table(results: &Results) -> String {
+    let none = linux::Rows::new();
+    let bare = results.linux.get(BARE).unwrap_or(&none);
+    let mut systems: Vec<_> = results.linux.iter().filter(|(name, _)| *name != BARE).collect();
+    // Bunshin first.
+    systems.sort_by_key(|(name, _)| (*name != BUNSHIN, *name));
+    let mut heading = vec!["Linux 6.1, one CPU".to_string(), BARE.to_string()];
+    // Of a host that is an operating system nobody knows which instructions are the hypervisor's.
+    let known = |rows: &linux::Rows| rows.values().any(|count| count.hypervisor != 0);
+    for (name, rows) in &systems {
+        heading.extend([name.to_string(), "of bare".to_string()]);
+        if known(rows) {
+            heading.push("at EL2".to_string());
+        }
+    }
+    let mut lines = vec![heading];
+    for row in linux::ROWS {
+        let alone = bare.get(row.name).copied().map(Count::total);
+        let mut line = vec![row.title.to_string(), cell(alone)];
+        for (_, rows) in &systems {
+            let count = rows.get(row.name).copied();
+            line.push(cell(count.map(Count::total)));
+            let ratio = alone.filter(|alone| *alone != 0).zip(count);
+            line.push(ratio.map_or_else(
+                || NONE.to_string(),
+                |(alone, count)| format!("{:.3}", count.total() as f64 / alone as f64),
+            ));
+            if known(rows) {
+                line.push(cell(count.map(|count| count.hypervisor)));
+            }
+        }
         lines.push(line);
     }
     markdown(&lines)
@@ -39,23 +85,36 @@ pub fn comparison(before: &Results, now: &Results) -> String {
     for (model, figures) in &now.bunshin {
         let Some(earlier) = before.bunshin.get(model) else { continue };
         for row in ROWS {
-            let (old, new) = (earlier.get(row.name), figures.get(row.name));
-            let change = match (old, new) {
-                (Some(old), Some(new)) if *old != 0 => {
-                    format!("{:+.1} %", (*new as f64 / *old as f64 - 1.0) * 100.0)
-                }
-                _ => NONE.to_string(),
-            };
+            let (old, new) = (earlier.get(row.name).copied(), figures.get(row.name).copied());
             lines.push(vec![
                 row.title.to_string(),
                 model.clone(),
-                cell(old.copied()),
-                cell(new.copied()),
-                change,
+                cell(old),
+                cell(new),
+                change(old, new),
             ]);
         }
     }
+    let (earlier, later) = (before.linux.get(BUNSHIN), now.linux.get(BUNSHIN));
+    if let (Some(earlier), Some(later)) = (earlier, later) {
+        for row in linux::ROWS {
+            let total = |rows: &linux::Rows| rows.get(row.name).copied().map(Count::total);
+            let (old, new) = (total(earlier), total(later));
+            let title = format!("Linux: {}", row.title);
+            lines.push(vec![title, NONE.to_string(), cell(old), cell(new), change(old, new)]);
+        }
+    }
     markdown(&lines)
+}
+
+/// By how much `new` is more than `old`.
+fn change(old: Option<u64>, new: Option<u64>) -> String {
+    match (old, new) {
+        (Some(old), Some(new)) if old != 0 => {
+            format!("{:+.1} %", (new as f64 / old as f64 - 1.0) * 100.0)
+        }
+        _ => NONE.to_string(),
+    }
 }
 
 /// Lines of cells, the first of them the heading, as a table with aligned columns.
@@ -110,6 +169,22 @@ mod tests {
         assert_eq!(cells[1..5], ["acknowledge and end", "21", "4", "0"], "{line}");
         let lengths: Vec<_> = table.lines().map(str::len).collect();
         assert!(lengths.windows(2).all(|pair| pair[0] == pair[1]), "{table}");
+    }
+
+    #[test]
+    fn the_table_of_linux_shows_multiples_and_what_the_hypervisor_executes() {
+        let rows = |hypervisor, others| {
+            linux::Rows::from([("boot".to_string(), Count { hypervisor, others })])
+        };
+        let linux = [(BARE, rows(0, 1000)), (BUNSHIN, rows(10, 1005)), ("KVM", rows(0, 1500))];
+        let results = Results {
+            linux: linux.map(|(name, rows)| (name.to_string(), rows)).into(),
+            ..Results::default()
+        };
+        let table = linux_table(&results);
+        let line = table.lines().find(|line| line.contains("boot")).unwrap();
+        let cells: Vec<_> = line.split('|').map(str::trim).collect();
+        assert_eq!(cells[2..8], ["1000", "1015", "1.015", "10", "1500", "1.500"], "{table}");
     }
 
     #[test]

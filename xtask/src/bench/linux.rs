@@ -1,0 +1,236 @@
+//! Linux on the emulated machine, with and without a hypervisor: what boot, idling and three kinds of work cost.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use flate2::{Compression, write::GzEncoder};
+
+use super::counter::{self, Count, MARK};
+use super::machine::{self, GUEST_MEMORY, MODELS};
+use super::mark;
+use crate::arch::Arch;
+use crate::initramfs::{Archive, Module};
+use crate::modules;
+use crate::pack;
+use crate::qemu::{self, Devices};
+use crate::setup::Guest;
+use crate::vmfile::{Size, VmFile};
+use crate::workspace::Workspace;
+
+/// Counts by the name of the row.
+pub type Rows = BTreeMap<String, Count>;
+
+/// Seconds that the guest sleeps.
+const IDLE_SECONDS: u64 = 10;
+const HOST_MEMORY: Size = Size(1 << 30);
+const DISK: u64 = 32 << 20;
+/// How long a run may take: Linux executes some 10^9 instructions, a slow machine 10^7 a second.
+const LIMIT: Duration = Duration::from_secs(900);
+/// The kernel's drivers for the disk.
+const DRIVERS: [&str; 4] = ["virtio", "virtio_ring", "virtio_mmio", "virtio_blk"];
+
+/// A row of the table.
+#[derive(Debug, Clone, Copy)]
+pub struct Row {
+    /// Its name in JSON.
+    pub name: &'static str,
+    /// What is counted.
+    pub title: &'static str,
+}
+
+const fn row(name: &'static str, title: &'static str) -> Row {
+    Row { name, title }
+}
+
+/// What is counted from one mark to the next: at the kernel's first instruction, then in the order of `linux-init`.
+pub const ROWS: [Row; 9] = [
+    row("start", "power-on to the kernel's first instruction"),
+    row("boot", "boot to the first program"),
+    row("prepare", "mounts, drivers, files"),
+    row("idle", "a second of idling"),
+    row("compute", "compute: SHA-256 of 8 MiB"),
+    row("processes", "fork and exec: 200 programs"),
+    row("disk-read", "disk: 4 MiB read in blocks of 4 KiB"),
+    row("disk-write", "disk: 4 MiB written in blocks of 4 KiB"),
+    row("console", "console: 4 KiB written"),
+];
+
+/// The row that is counted for seconds.
+const IDLE: &str = "idle";
+
+/// The kernel, the RAM disk and the disk that every machine gets.
+#[derive(Debug)]
+pub struct Payload {
+    /// Debian's kernel, which begins with a mark.
+    pub kernel: PathBuf,
+    /// A RAM disk that runs the workloads.
+    pub initrd: PathBuf,
+    /// A disk of zeroes.
+    pub disk: PathBuf,
+}
+
+impl Payload {
+    /// Makes what is not fetched.
+    ///
+    /// # Errors
+    /// When `cargo xtask setup` has not fetched the guests.
+    pub fn prepare(workspace: &Workspace) -> Result<Self> {
+        let fetched = |guest: Guest| {
+            let file = guest.file(Arch::Aarch64).map(|file| workspace.guests().join(file));
+            file.with_context(|| format!("there is no {} for this architecture", guest.name()))
+        };
+        let fetched_kernel = fetched(Guest::Debian61)?;
+        let busybox = fetched(Guest::Initramfs)?.with_file_name("busybox");
+        let busybox = fs::read(&busybox).with_context(|| {
+            format!("can't read {}; run `cargo xtask setup`", busybox.display())
+        })?;
+        let modules = modules::read(&fetched_kernel.with_file_name("modules"))?;
+        let kernel = workspace.target().join("bench-linux.img");
+        fs::write(&kernel, marked(fs::read(&fetched_kernel)?)?)?;
+        let initrd = workspace.target().join("bench-linux.cpio.gz");
+        fs::write(&initrd, ramdisk(&busybox, &modules)?)?;
+        let disk = workspace.target().join("bench-linux.disk");
+        fs::File::create(&disk)?.set_len(DISK)?;
+        Ok(Payload { kernel, initrd, disk })
+    }
+}
+
+/// The arm64 `Image` `kernel` with a mark in place of its first instruction. That one does nothing either: its encoding is
+/// the signature of an EFI program (Linux, Documentation/arch/arm64/booting.rst, `code0`).
+fn marked(mut kernel: Vec<u8>) -> Result<Vec<u8>> {
+    ensure!(kernel.starts_with(b"MZ"), "the kernel's first instruction is not that of an EFI stub");
+    kernel[..MARK.len()].copy_from_slice(&MARK);
+    Ok(kernel)
+}
+
+/// The RAM disk: busybox, the drivers of the disk, `mark`, and what runs the workloads.
+fn ramdisk(busybox: &[u8], modules: &[Module]) -> Result<Vec<u8>> {
+    let mut archive = Archive::new(GzEncoder::new(Vec::new(), Compression::best()));
+    archive.folders(&["bin", "dev", "lib", "proc", "sys", "tmp"])?;
+    archive.shell(busybox)?;
+    archive.program("bin/mark", &mark::program())?;
+    archive.program("init", include_bytes!("linux-init"))?;
+    let drivers = DRIVERS.into_iter().filter_map(|name| modules.iter().find(|m| m.name == name));
+    let mut order = Vec::new();
+    for module in drivers {
+        let name = format!("lib/{}.ko", module.name);
+        archive.file(&name, &module.data)?;
+        order.push(name);
+    }
+    archive.file("lib/order", (order.join("\n") + "\n").as_bytes())?;
+    Ok(archive.finish()?.finish()?)
+}
+
+/// Linux without a hypervisor.
+///
+/// # Errors
+/// When the emulator fails or Linux does not come to its end.
+pub fn bare(workspace: &Workspace, counter: &Path, payload: &Payload) -> Result<Rows> {
+    let [model, ..] = MODELS;
+    let mut command = Command::new(Arch::Aarch64.qemu());
+    command
+        .args(["-M", "virt,gic-version=3,dtb-randomness=off"])
+        .args(["-cpu", &machine::model(model), "-smp", "1", "-m", GUEST_MEMORY, "-nographic"])
+        .args(["-append", "console=ttyAMA0"]);
+    qemu::boot(&mut command, &payload.kernel, &payload.initrd);
+    Devices { disks: vec![payload.disk.clone()], nics: 0 }.add_to(&mut command, Arch::Aarch64);
+    run(workspace, command, counter, &(0..0))
+}
+
+/// Linux under Bunshin, one virtual CPU on one CPU.
+///
+/// # Errors
+/// As [`bare`].
+pub fn bunshin(workspace: &Workspace, counter: &Path, payload: &Payload) -> Result<Rows> {
+    let [model, ..] = MODELS;
+    let text = format!(
+        "[[vm]]\nname = \"linux\"\nmemory = \"{GUEST_MEMORY}\"\nkernel = {:?}\ninitrd = {:?}\n\
+         cmdline = \"console=ttyAMA0\"\n[[vm.disk]]\nsize = \"{}M\"\n",
+        payload.kernel.display().to_string(),
+        payload.initrd.display().to_string(),
+        DISK >> 20,
+    );
+    let file = VmFile::parse(&text, "benchmark")?;
+    let bundle = workspace.target().join("bench-linux.itb");
+    pack::write(&bundle, &pack::bundle(&file, Path::new(""), workspace, Arch::Aarch64)?)?;
+    let host = qemu::Machine { gic: 3, cpu: Some(machine::model(model)), smp: None };
+    let mut command = host.command(Arch::Aarch64, 1, HOST_MEMORY)?;
+    command.args(["-machine", "dtb-randomness=off"]);
+    let image = workspace.image(Arch::Aarch64);
+    qemu::boot(&mut command, &image, &bundle);
+    run(workspace, command, counter, &counter::range(&image)?)
+}
+
+/// Runs the emulator to the end of the workloads and reads what was counted.
+fn run(
+    workspace: &Workspace,
+    mut command: Command,
+    counter: &Path,
+    hypervisor: &std::ops::Range<u64>,
+) -> Result<Rows> {
+    let out = workspace.target().join("bench-linux.count");
+    counter::add(&mut command, counter, hypervisor, &out);
+    machine::counting(&mut command);
+    let text = machine::output(command, 1, LIMIT)?;
+    fs::write(workspace.target().join("bench-linux.log"), text)?;
+    rows(&counter::read(&out)?)
+}
+
+/// The rows of the table from the counts at the marks.
+///
+/// # Errors
+/// When a mark is missing.
+pub fn rows(marks: &[Count]) -> Result<Rows> {
+    let made = marks.len();
+    ensure!(made == ROWS.len(), "Linux made {made} marks, not {}", ROWS.len());
+    let mut before = Count::default();
+    let mut rows = Rows::new();
+    for (row, mark) in ROWS.iter().zip(marks) {
+        let mut count = mark.since(before);
+        if row.name == IDLE {
+            count.hypervisor /= IDLE_SECONDS;
+            count.others /= IDLE_SECONDS;
+        }
+        rows.insert(row.name.to_string(), count);
+        before = *mark;
+    }
+    Ok(rows)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_row_is_what_lies_between_two_marks() {
+        let at = |n: u64| Count { hypervisor: 100 * n, others: 1000 * n };
+        let mut marks: Vec<_> = (1..10).map(at).collect();
+        let found = rows(&marks).unwrap();
+        assert_eq!(found["start"], at(1));
+        assert_eq!(found["idle"], Count { hypervisor: 10, others: 100 });
+        assert_eq!(found["console"], at(1));
+        marks.pop();
+        assert!(rows(&marks).is_err());
+    }
+
+    #[test]
+    fn the_kernel_begins_with_a_mark() {
+        let kernel = marked(b"MZ\0\x91and more".to_vec()).unwrap();
+        assert!(kernel.starts_with(&MARK) && kernel.ends_with(b"and more"));
+        assert!(marked(b"\0\0\0\x14and more".to_vec()).is_err());
+    }
+
+    #[test]
+    fn the_script_makes_a_mark_for_each_row() {
+        let script = include_str!("linux-init");
+        let marks = script.lines().filter(|line| line.trim() == "mark").count();
+        // The first is the kernel's.
+        assert_eq!(marks + 1, ROWS.len());
+        assert!(script.contains(&format!("sleep {IDLE_SECONDS}\n")));
+        assert!(script.contains("echo bench-end"));
+    }
+}
