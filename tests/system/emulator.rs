@@ -1,7 +1,7 @@
 //! One emulator with its console on pipes: wait for a text, type, wait for the end.
 
 use std::io::{Read, Write};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -51,6 +51,8 @@ impl Shared {
 /// A running emulator; killed when dropped.
 pub(crate) struct Emulator {
     child: Child,
+    /// Takes what is typed.
+    console: Box<dyn Write + Send>,
     shown: String,
     shared: Arc<Shared>,
     /// What lies before was seen by an earlier `expect`.
@@ -74,17 +76,31 @@ impl Emulator {
             .stderr(Stdio::piped())
             .spawn()
             .with_context(|| format!("can't start `{shown}`"))?;
-        let shared = Arc::new(Shared::default());
-        if let Some(stdout) = child.stdout.take() {
-            let shared = Arc::clone(&shared);
-            thread::spawn(move || shared.pump(stdout, true));
-        }
-        if let Some(stderr) = child.stderr.take() {
-            let shared = Arc::clone(&shared);
+        let console = child.stdin.take().context("the emulator has no input")?;
+        let output = child.stdout.take().context("the emulator has no output")?;
+        let errors = child.stderr.take();
+        let emulator = Emulator::attached(child, Box::new(console), output, shown, limit, files);
+        if let Some(stderr) = errors {
+            let shared = Arc::clone(&emulator.shared);
             thread::spawn(move || shared.pump(stderr, false));
         }
+        Ok(emulator)
+    }
+
+    /// An emulator that runs already, with its console on these streams.
+    pub(crate) fn attached(
+        child: Child,
+        console: Box<dyn Write + Send>,
+        output: impl Read + Send + 'static,
+        shown: String,
+        limit: Duration,
+        files: Option<TempDir>,
+    ) -> Self {
+        let shared = Arc::new(Shared::default());
+        let pumped = Arc::clone(&shared);
+        thread::spawn(move || pumped.pump(output, true));
         let deadline = Instant::now() + limit;
-        Ok(Emulator { child, shown, shared, cursor: 0, deadline, _files: files })
+        Emulator { child, console, shown, shared, cursor: 0, deadline, _files: files }
     }
 
     /// Waits until `text` is printed and returns what came before it since
@@ -122,21 +138,26 @@ impl Emulator {
 
     /// Types `text`.
     pub(crate) fn send(&mut self, text: &str) -> Result<()> {
-        let stdin = self.child.stdin.as_mut().context("the console is closed")?;
-        stdin.write_all(text.as_bytes())?;
-        Ok(stdin.flush()?)
+        self.console.write_all(text.as_bytes())?;
+        Ok(self.console.flush()?)
     }
 
     /// Waits for the emulator's end, which has to be a successful one, and
     /// returns all that was printed.
     pub(crate) fn finish(mut self) -> Result<String> {
+        let status = self.wait()?;
+        if !status.success() {
+            bail!("the emulator ended with {status}\n{}", self.report());
+        }
+        Ok(self.text())
+    }
+
+    /// Waits for the emulator's end, whatever it is.
+    pub(crate) fn wait(&mut self) -> Result<ExitStatus> {
         loop {
             if let Some(status) = self.child.try_wait()? {
                 self.drain();
-                if !status.success() {
-                    bail!("the emulator ended with {status}\n{}", self.report());
-                }
-                return Ok(self.text());
+                return Ok(status);
             }
             if Instant::now() > self.deadline {
                 bail!("the emulator did not end in time\n{}", self.report());

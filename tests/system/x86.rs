@@ -1,13 +1,10 @@
 //! PCs: AMD-V in QEMU, VT-x in Bochs; started by `-kernel`, or by GRUB from BIOS and UEFI.
 
 use std::fs;
-use std::io::Read;
-use std::path::Path;
 use std::process::Command;
-use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use xtask::arch::Arch;
 use xtask::fit::{self, Vm};
 use xtask::media::pc;
@@ -40,6 +37,13 @@ const TESTS: [&str; 6] = ["hello", "timer", "interrupts", "smp", "memory", "swee
 /// Those that a bare machine passes too; `sweep` is for machines that nothing can harm.
 const ON_BARE_MACHINE: [&str; 5] = ["hello", "timer", "interrupts", "smp", "memory"];
 
+/// Models of Bochs with VT-x and EPT, and what the hypervisor says that they have.
+const VMX_MODELS: [(&str, &str); 3] = [
+    (bochs::CPU, "with preemption timer, VPID, 1 GiB pages, PAUSE-loop exiting\n"),
+    ("corei7_haswell_4770", "with preemption timer, VPID, 1 GiB pages, PAUSE-loop exiting\n"),
+    ("corei5_arrandale_m520", "with preemption timer, VPID\n"),
+];
+
 /// Restarts in a row that must not cost any memory.
 const RESTARTS: usize = 30;
 
@@ -63,7 +67,18 @@ pub(crate) fn trials(full: bool) -> Vec<Case> {
     cases.push(case("x86::a_neighbour_survives_a_triple_fault", neighbour));
     cases.push(case("x86::iso_by_bios", || iso(&["-cdrom"])));
     cases.push(case("x86::iso_by_uefi", || iso(&["-bios", OVMF, "-cdrom"])));
-    cases.push(case("x86::iso_on_a_stick_by_bios", || iso(&["-hda"])));
+    cases.push(case("x86::iso_on_a_disk_by_bios", || iso(&["-hda"])));
+    for (firmware, arguments) in [("bios", &[][..]), ("uefi", &["-bios", OVMF])] {
+        cases.push(case(format!("x86::iso_on_a_stick_by_{firmware}"), || stick(arguments)));
+    }
+    for name in ["timer", "interrupts"] {
+        cases.push(case(format!("x86::guest/{name}/svm/pinned"), move || {
+            let mut vm = small(name, CPUS)?;
+            vm.pinned = true;
+            judge(&boot(&[vm], CPUS)?.finish()?)
+        }));
+    }
+    cases.push(case("x86::more_memory_than_addresses_reach_is_refused", unreachable_memory));
     for (cpu, missing) in [
         ("max,-svm", "CPUID 8000_0001h ECX bit 2"),
         ("max,+svm,-npt", "CPUID 8000_000Ah EDX bit 0"),
@@ -86,10 +101,25 @@ pub(crate) fn trials(full: bool) -> Vec<Case> {
             let name = format!("x86::linux_selftest/{}/{cpus}cpu", kernel.name());
             cases.push(case(name, move || selftest(kernel, cpus)));
         }
-        for name in TESTS {
-            cases.push(case(format!("x86::guest/{name}/vmx"), move || {
-                judge(&bochs(bochs::CPU, &[small(name, CPUS)?])?)
+        for (cpu, options) in VMX_MODELS {
+            for name in TESTS {
+                cases.push(case(format!("x86::guest/{name}/vmx/{cpu}"), move || {
+                    guest_on_vmx(cpu, 1, options, small(name, CPUS)?)
+                }));
+            }
+        }
+        for name in ["timer", "interrupts", "smp"] {
+            cases.push(case(format!("x86::guest/{name}/vmx/two_processors"), move || {
+                guest_on_vmx(bochs::CPU, CPUS, "VT-x on 2 processors", small(name, CPUS)?)
             }));
+        }
+        for (control, expected) in [
+            (0b000, "VT-x on 1 processors"),
+            (0b001, "MSR 3Ah: bit 2, VMX outside SMX, is 0 and bit 0, lock, is 1"),
+            (0b011, "in SMX operation only"),
+        ] {
+            let name = format!("x86::firmware_that_locks_vmx_is_named/{control:03b}");
+            cases.push(case(name, move || firmware_lock(control, expected)));
         }
         for (cpu, missing) in [
             ("p4_prescott_celeron_336", "CPUID 1 ECX bit 5"),
@@ -100,6 +130,7 @@ pub(crate) fn trials(full: bool) -> Vec<Case> {
             cases.push(case(name, move || incapable_vmx(cpu, missing)));
         }
         cases.push(case("x86::linux_selftest/debian:6.1/vmx", linux_on_vmx));
+        cases.push(case("x86::a_user_works_at_the_shell/vmx", shell_on_vmx));
     }
     cases
 }
@@ -208,6 +239,33 @@ fn iso(drive: &[&str]) -> Result<()> {
     judge(&Emulator::start(command, LIMIT, Some(folder))?.finish()?)
 }
 
+/// The same as a file of a USB stick, which the firmware looks for by itself.
+fn stick(arguments: &[&str]) -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let file = folder.path().join("bunshin.iso");
+    let bundle = fit::write(Arch::X86_64, &[small("hello", CPUS)?])?;
+    pc::write(&file, &hypervisor()?, Some(&bundle))?;
+    let mut command = command(None, CPUS, HOST_MEMORY)?;
+    command
+        .args(arguments)
+        .args(["-device", "qemu-xhci", "-device", "usb-storage,drive=stick", "-drive"])
+        .arg(format!("if=none,id=stick,format=raw,file={}", file.display()));
+    judge(&Emulator::start(command, LIMIT, Some(folder))?.finish()?)
+}
+
+/// The last byte of 64 GiB of memory lies beyond 36 bits of addresses, since devices have a part.
+fn unreachable_memory() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let bundle = folder.path().join("bundle.itb");
+    let vm = Vm::new("large", small_file("hello")?, CPUS, 64 << 30);
+    fs::write(&bundle, fit::write(Arch::X86_64, &[vm])?)?;
+    let mut command = command(Some("max,+svm,+npt,phys-bits=36"), CPUS, HOST_MEMORY)?;
+    command.arg("-kernel").arg(hypervisor()?).arg("-initrd").arg(bundle);
+    let mut emulator = Emulator::start(command, LIMIT, Some(folder))?;
+    emulator.expect("vm \"large\": memory: 65536 MiB are more than the 64512 MiB")?;
+    emulator.survive(Duration::from_secs(1))
+}
+
 fn incapable(cpu: &str, missing: &str) -> Result<()> {
     let mut command = command(Some(cpu), 1, HOST_MEMORY)?;
     command.arg("-kernel").arg(hypervisor()?);
@@ -232,6 +290,36 @@ fn selftest(kernel: Guest, cpus: u32) -> Result<()> {
     let mut emulator = boot(&[debian(kernel, cpus, linux::SELFTEST)?], CPUS)?;
     linux::judge_selftest(&mut emulator, cpus)?;
     emulator.finish().map(drop)
+}
+
+/// Firmware that leaves `control` in IA32_FEATURE_CONTROL: VT-x is used, or the bit named that
+/// forbids it.
+fn firmware_lock(control: u64, expected: &str) -> Result<()> {
+    let machine = bochs::Machine {
+        cpu: bochs::CPU.to_string(),
+        cpus: 1,
+        memory: HOST_MEMORY.0 >> 20,
+        feature_control: Some(control),
+    };
+    let mut bochs = Bochs::start(&machine, &[small("hello", 1)?])?;
+    bochs.emulator.expect(expected).map(drop)
+}
+
+/// A user at the terminal of `cargo xtask run --emulator bochs`.
+fn shell_on_vmx() -> Result<()> {
+    let mut bochs = Bochs::boot(bochs::CPU, 1, &[debian(Guest::Debian61, 1, "quiet")?])?;
+    let emulator = &mut bochs.emulator;
+    emulator.expect(linux::PROMPT)?;
+    let processors = linux::answer(emulator, "nproc")?;
+    ensure!(processors == "1", "nproc says {processors}");
+    // The emulator's time passes as fast as it can.
+    let seconds = "cut -d. -f1 /proc/uptime; sleep 1; cut -d. -f1 /proc/uptime";
+    let times = linux::answer(emulator, seconds)?;
+    let times: Vec<u64> = times.lines().filter_map(|line| line.trim().parse().ok()).collect();
+    let slept = matches!(times[..], [before, after] if after > before);
+    ensure!(slept, "uptime before and after `sleep 1`: {times:?}");
+    emulator.send("poweroff\n")?;
+    bochs.finish().map(drop)
 }
 
 /// What the first user does: looks around, sleeps, restarts, powers off.
@@ -259,56 +347,54 @@ fn shell() -> Result<()> {
     emulator.finish().map(drop)
 }
 
-/// Starts an ISO in Bochs and returns what was printed until the PC was turned off.
-fn bochs(cpu: &str, vms: &[Vm]) -> Result<String> {
-    let folder = tempfile::tempdir()?;
-    let bundle = fit::write(Arch::X86_64, vms)?;
-    let (text, off) = watch(cpu, folder.path(), &bundle, BOCHS_LIMIT, |_| false)?;
-    ensure!(off, "the PC was not turned off\n{text}");
-    Ok(text)
+/// A PC in Bochs, started from an ISO.
+struct Bochs {
+    setup: bochs::Setup,
+    emulator: Emulator,
 }
 
-/// Runs Bochs until it ends, `seen` holds of what was printed, or the time is up.
-fn watch(
-    cpu: &str,
-    folder: &Path,
-    bundle: &[u8],
-    limit: Duration,
-    seen: impl Fn(&str) -> bool,
-) -> Result<(String, bool)> {
-    let machine = bochs::Machine { cpu: cpu.to_string(), cpus: 1, memory: HOST_MEMORY.0 >> 20 };
-    let setup = bochs::Setup::new(folder, &machine, &hypervisor()?, Some(bundle))?;
-    let (mut child, mut serial) = setup.start()?;
-    let end = Instant::now() + limit;
-    let mut bytes = Vec::new();
-    loop {
-        let ended = child.try_wait()?.is_some();
-        serial.read_to_end(&mut bytes)?;
-        let text = String::from_utf8_lossy(&bytes).into_owned();
-        if ended {
-            return Ok((text, setup.was_turned_off()));
-        }
-        let late = Instant::now() > end;
-        if late || seen(&text) {
-            child.kill()?;
-            child.wait()?;
-            match late {
-                true => bail!("the time was up\n{text}"),
-                false => return Ok((text, false)),
-            }
-        }
-        thread::sleep(Duration::from_millis(200));
+impl Bochs {
+    /// Starts a PC with `cpus` CPUs of the model `cpu`.
+    fn boot(cpu: &str, cpus: u32, vms: &[Vm]) -> Result<Self> {
+        let memory = HOST_MEMORY.0 >> 20;
+        let machine = bochs::Machine { cpu: cpu.to_string(), cpus, memory, feature_control: None };
+        Self::start(&machine, vms)
+    }
+
+    fn start(machine: &bochs::Machine, vms: &[Vm]) -> Result<Self> {
+        let folder = tempfile::tempdir()?;
+        let bundle = fit::write(Arch::X86_64, vms)?;
+        let setup = bochs::Setup::new(folder.path(), machine, &hypervisor()?, Some(&bundle))?;
+        let (child, serial) = setup.start()?;
+        let console = Box::new(serial.try_clone()?);
+        let shown = xtask::process::shown(&setup.command());
+        let emulator = Emulator::attached(child, console, serial, shown, BOCHS_LIMIT, Some(folder));
+        Ok(Bochs { setup, emulator })
+    }
+
+    /// Waits until the PC is turned off, and returns what it printed.
+    fn finish(mut self) -> Result<String> {
+        self.emulator.wait()?;
+        ensure!(self.setup.was_turned_off(), "the PC was not turned off\n{}", self.emulator.text());
+        Ok(self.emulator.text())
     }
 }
 
+/// Runs a guest on a model of Bochs that has VT-x; what the model has is in its log, `options`.
+fn guest_on_vmx(cpu: &str, cpus: u32, options: &str, vm: Vm) -> Result<()> {
+    let text = Bochs::boot(cpu, cpus, &[vm])?.finish()?.replace('\r', "");
+    ensure!(text.contains(options), "no {options:?} in\n{text}");
+    judge(&text)
+}
+
 fn incapable_vmx(cpu: &str, missing: &str) -> Result<()> {
-    let folder = tempfile::tempdir()?;
-    let bundle = fit::write(Arch::X86_64, &[small("hello", 1)?])?;
-    watch(cpu, folder.path(), &bundle, BOCHS_LIMIT, |text| text.contains(missing)).map(drop)
+    let mut bochs = Bochs::boot(cpu, 1, &[small("hello", 1)?])?;
+    bochs.emulator.expect(missing).map(drop)
 }
 
 fn linux_on_vmx() -> Result<()> {
-    let text = bochs(bochs::CPU, &[debian(Guest::Debian61, 1, linux::SELFTEST)?])?;
+    let vm = debian(Guest::Debian61, 1, linux::SELFTEST)?;
+    let text = Bochs::boot(bochs::CPU, 1, &[vm])?.finish()?;
     for expected in ["selftest: cpus 1", "selftest: sleep ends", "selftest: end poweroff"] {
         ensure!(text.contains(expected), "no {expected:?} in\n{text}");
     }

@@ -22,7 +22,7 @@ use bunshin::vm::Vm;
 use spin::Once;
 use x86_backend::boot_info::BootInfo;
 use x86_backend::machine::cpuid::{Cpuid, Facts, Registers};
-use x86_backend::machine::decode;
+use x86_backend::machine::{decode, layout};
 use x86_backend::paging::{Kind, Nested};
 
 use crate::backend::X86;
@@ -35,7 +35,7 @@ use crate::host::{self, PerCpu, give_up};
 use crate::images::Images;
 use crate::ram::Ram;
 use crate::svm::{self, Svm};
-use crate::vcpu::{ADDRESS_BITS, BUS_KHZ, X86Vcpu, timer_clock};
+use crate::vcpu::{BUS_KHZ, X86Vcpu, timer_clock};
 use crate::virtio::{self, PoolPages};
 use crate::vm::Pc;
 use crate::vmx::{self, Vmx};
@@ -176,13 +176,22 @@ fn make_vm<E: Engine>(
         Kind::Ept => vmx::huge_pages(),
     };
     let features = E::features();
-    let physical_bits = __cpuid(0x8000_0008).eax & 0xff;
-    let ram = Ram::new(config.memory, Nested { kind, huge, physical_bits })?;
+    let most = layout::most_memory(host::address_bits());
+    if config.memory > most {
+        return Err(format!(
+            "memory: {} MiB are more than the {} MiB for which this processor's {}-bit addresses have \
+             room; give it less",
+            config.memory >> 20,
+            most >> 20,
+            host::address_bits(),
+        ));
+    }
+    let ram = Ram::new(config.memory, Nested { kind, huge, physical_bits: host::physical_bits() })?;
     let facts = Facts {
         vcpus: config.vcpus,
         tsc_khz: timer_clock().tsc_khz,
         bus_khz: BUS_KHZ,
-        address_bits: ADDRESS_BITS,
+        address_bits: host::address_bits(),
         invariant_tsc: __cpuid(0x8000_0007).edx & CPUID_INVARIANT_TSC != 0,
         invpcid: features.invpcid,
         rdtscp: features.rdtscp,

@@ -32,7 +32,7 @@ pub enum Emulator {
     /// All machines; PCs with AMD-V.
     #[default]
     Qemu,
-    /// PCs with VT-x, from an ISO. Without a keyboard.
+    /// PCs with VT-x, from an ISO. It interprets every instruction: minutes to a shell.
     Bochs,
 }
 
@@ -117,15 +117,20 @@ pub fn run(workspace: &Workspace, options: &Options) -> Result<ExitCode> {
     }
     build::image(workspace, arch)?;
     pack::write(&bundle, &pack::bundle(&file, &base, workspace, arch)?)?;
+    println!("Ctrl-A 1, 2, ...: console of a VM; Ctrl-A m: monitor. Ctrl-] x quits the emulator;");
+    println!("`poweroff` in every guest ends it in good order.");
+    println!("`cargo xtask monitor` attaches from another terminal.");
     if options.emulator == Emulator::Bochs {
         let machine = bochs::Machine {
             cpu: options.machine.cpu.clone().unwrap_or_else(|| bochs::CPU.to_string()),
             cpus: options.machine.smp.unwrap_or(1),
             memory: guests.saturating_add(SPARE_MEMORY).div_ceil(1 << 20),
+            feature_control: None,
         };
         let folder = workspace.target().join("bochs");
         let bundle = fs::read(&bundle)?;
-        return bochs::Setup::new(&folder, &machine, &workspace.image(arch), Some(&bundle))?.run();
+        return bochs::Setup::new(&folder, &machine, &workspace.image(arch), Some(&bundle))?
+            .run(&workspace.socket());
     }
     if options.gdb {
         println!(
@@ -133,10 +138,7 @@ pub fn run(workspace: &Workspace, options: &Options) -> Result<ExitCode> {
             build::artifact(workspace, arch, arch.program()).display()
         );
     }
-    println!("Ctrl-A 1, 2, ...: console of a VM; Ctrl-A m: monitor. Ctrl-] x quits the emulator;");
-    println!("`poweroff` in every guest ends it in good order.");
-    println!("`cargo xtask monitor` attaches from another terminal.");
-    let status = relay::run(&mut command, &workspace.socket())?;
+    let status = relay::run(&workspace.socket(), || relay::Line::start(&mut command))?;
     match status.code() {
         Some(code) => Ok(ExitCode::from(u8::try_from(code).unwrap_or(u8::MAX))),
         None => bail!("the emulator died ({status})"),

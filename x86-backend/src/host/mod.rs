@@ -22,10 +22,21 @@ mod start;
 pub(crate) mod timer;
 
 use bunshin::address::CpuId;
+use x86_backend::machine::layout;
 
 pub(crate) use fpu::{FpuState, components};
 pub(crate) use percpu::PerCpu;
 pub(crate) use start::{give_up, release_others};
+
+/// Width of this processor's physical addresses.
+pub(crate) fn physical_bits() -> u32 {
+    core::arch::x86_64::__cpuid(0x8000_0008).eax & 0xff
+}
+
+/// Width of guests' physical addresses.
+pub(crate) fn address_bits() -> u32 {
+    layout::address_bits(physical_bits())
+}
 
 /// Interrupts host CPU `cpu`, so that it leaves its guest or its idling.
 pub(crate) fn kick(cpu: CpuId) {

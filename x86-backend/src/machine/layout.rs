@@ -45,6 +45,24 @@ pub fn memory(bytes: u64) -> [Memory; 2] {
     ]
 }
 
+/// Width of addresses that the second translation stage translates.
+const TRANSLATED_BITS: u32 = 48;
+
+/// Width of guest-physical addresses on a processor whose physical addresses have `physical_bits`
+/// bits (CPUID 8000_0008h EAX bits 7:0).
+pub const fn address_bits(physical_bits: u32) -> u32 {
+    if physical_bits < TRANSLATED_BITS { physical_bits } else { TRANSLATED_BITS }
+}
+
+/// Most memory in bytes that a machine has room for whose addresses have `bits` bits.
+pub const fn most_memory(bits: u32) -> u64 {
+    let end = match 1u64.checked_shl(bits) {
+        Some(end) => end,
+        None => u64::MAX,
+    };
+    if end < MEMORY_ABOVE_4G { DEVICES } else { end - (MEMORY_ABOVE_4G - DEVICES) }
+}
+
 /// What an address range is, with the numbers of the E820 interface.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
@@ -85,6 +103,24 @@ mod tests {
             let [below, above] = memory(bytes);
             assert_eq!((below.size, above.size), (low, high));
         }
+    }
+
+    #[test]
+    fn memory_ends_where_addresses_do() {
+        const GIB: u64 = 1 << 30;
+        for (physical, bits, most) in [
+            (32, 32, 3 * GIB),
+            (36, 36, 63 * GIB),
+            (40, 40, 1023 * GIB),
+            (48, 48, (256 << 40) - GIB),
+            (52, 48, (256 << 40) - GIB),
+        ] {
+            assert_eq!(address_bits(physical), bits);
+            assert_eq!(most_memory(bits), most);
+            let [_, high] = memory(most);
+            assert!(high.size == 0 || high.start + high.size == 1 << bits);
+        }
+        assert_eq!(most_memory(64), u64::MAX - GIB);
     }
 
     #[test]

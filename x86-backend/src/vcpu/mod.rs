@@ -27,13 +27,9 @@ use x86_backend::machine::registers::InitialState;
 use x86_backend::state::{RAX, RBX, RDX, RSI, RSP, Registers, SegmentName};
 
 use crate::engine::{Engine, Field};
-use crate::host::{FpuState, PerCpu, timer};
+use crate::host::{self, FpuState, PerCpu, timer};
 use crate::vm::Pc;
 use io::PendingAccess;
-
-/// Width of guest-physical addresses: what the second stage translates and
-/// every processor has.
-pub(crate) const ADDRESS_BITS: u32 = 36;
 
 /// What `VMCALL` returns for a call that does not exist, in the ABI whose
 /// signature the guest finds in CPUID (KVM_ENOSYS, -1000).
@@ -82,7 +78,7 @@ impl<E: Engine> X86Vcpu<E> {
     ) -> Result<Self, &'static str> {
         let engine = E::new(pc.ram.root())?;
         let fpu = FpuState::new().ok_or("no memory for floating-point state")?;
-        let msrs = Bank::new(pc.cpuid.vendor(), ADDRESS_BITS);
+        let msrs = Bank::new(pc.cpuid.vendor(), host::address_bits());
         Ok(X86Vcpu {
             handle,
             pc,
@@ -106,7 +102,7 @@ impl<E: Engine> X86Vcpu<E> {
 
     /// A local APIC for virtual CPU number `id`.
     pub(crate) fn local_apic(id: u32) -> LocalApic {
-        LocalApic::new(id, id == 0, timer_clock(), ADDRESS_BITS)
+        LocalApic::new(id, id == 0, timer_clock(), host::address_bits())
     }
 
     /// The guest's time-stamp counter: the host's, but for the time for which the machine stood
@@ -175,7 +171,7 @@ impl<E: Engine> Vcpu for X86Vcpu<E> {
         self.halted = trap_idle && self.engine.take_halt();
         self.engine.set_tsc_offset(self.pc.clock.stood_still().wrapping_neg());
         self.fpu.load();
-        crate::host::msr::write_tsc_aux(self.tsc_aux);
+        host::msr::write_tsc_aux(self.tsc_aux);
         self.loaded = true;
     }
 

@@ -60,12 +60,20 @@ pub fn run(workspace: &Workspace, options: &Options) -> Result<()> {
 /// # Errors
 /// When the programs that make it cannot be installed, or fail.
 pub fn write(file: &Path, image: &Path, bundle: Option<&[u8]>) -> Result<()> {
+    write_with(file, image, bundle, "")
+}
+
+/// As [`write`], with `commands` that GRUB carries out first, each with its line end.
+///
+/// # Errors
+/// As [`write`].
+pub fn write_with(file: &Path, image: &Path, bundle: Option<&[u8]>, commands: &str) -> Result<()> {
     packages::install(&packages::PC_MEDIA)?;
     let folder = tempfile::tempdir()?;
     let boot = folder.path().join("boot");
     fs::create_dir_all(boot.join("grub"))?;
     fs::copy(image, boot.join("bunshin")).with_context(|| image.display().to_string())?;
-    let mut configuration = CONFIGURATION.to_string();
+    let mut configuration = format!("{commands}{CONFIGURATION}");
     match bundle {
         Some(bundle) => fs::write(boot.join("bundle"), bundle)?,
         None => configuration = configuration.replace("    module2 /boot/bundle\n", ""),
