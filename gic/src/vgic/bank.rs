@@ -103,7 +103,7 @@ pub(super) struct Bank {
     /// The priority at which the guest has acknowledged it, for active interrupts that are not resident and whose
     /// senders don't count.
     pub(super) acknowledged: Lanes<u8>,
-    /// Which list register holds it, for resident interrupts that need only one.
+    /// Which list register holds it, for resident interrupts.
     pub(super) slot: Lanes<u8>,
     /// The physical interrupt of a linked one.
     pub(super) physical: Lanes<u32>,

@@ -2,7 +2,7 @@
 
 use super::select::{Candidate, Selection};
 use super::single::fill_single;
-use super::slots::SLOTS;
+use super::slots::{SLOTS, sender};
 use super::{Ask, Vgic};
 use crate::bits::{Ones, bit, low};
 use crate::{Effects, ListRegisters, VcpuIndex, VcpuSet};
@@ -175,12 +175,7 @@ impl Vgic {
             let (number, mask) = (usize::from(slot.bank), bit(slot.lane.into()));
             let Some(mut view) = self.view(vcpu, number) else { return };
             view.take_back_slot(n, lrs);
-            let lane = usize::from(slot.lane);
-            if view.has_sources(lane) && view.senders(lane) != 0 {
-                // Others of its senders may still be in list registers.
-                view.bank.touched |= view.bank.resident & mask;
-                view.slots.ready |= bit(number);
-            } else if view.wanted() & mask != 0 {
+            if view.wanted() & mask != 0 {
                 view.slots.ready |= bit(number);
             } else if view.bank.deliverable(view.rules.groups) & mask != 0 {
                 effects.merge(self.settle(vcpu, number, mask));
@@ -216,23 +211,21 @@ impl Vgic {
                 view.release(lrs);
             }
             for lane in Ones(view.wanted()) {
-                let active = view.active_senders(lane);
-                let sources = if view.has_sources(lane) { view.senders(lane) } else { 1 };
-                for source in Ones(sources.into()) {
-                    let (pending, source) = (bit(source) & u32::from(active) == 0, source as u8);
-                    selection.offer(Candidate {
-                        put_off: pending && splits,
-                        priority: if pending {
-                            view.bank.priority.get(lane)
-                        } else {
-                            view.acknowledged(lane, source)
-                        },
-                        pending,
-                        bank: number as u8,
-                        lane: lane as u8,
-                        source,
-                    });
-                }
+                let next = if view.has_sources(lane) { view.next_sender(lane) } else { Some(0) };
+                let Some(source) = next else { continue };
+                let pending = view.active_senders(lane) & sender(source) == 0;
+                selection.offer(Candidate {
+                    put_off: pending && splits,
+                    priority: if pending {
+                        view.bank.priority.get(lane)
+                    } else {
+                        view.acknowledged(lane, source)
+                    },
+                    pending,
+                    bank: number as u8,
+                    lane: lane as u8,
+                    source,
+                });
             }
         }
         // Underflow tells of one list register or none in use. That suffices as long as all chosen

@@ -70,7 +70,8 @@ impl Slots {
     }
 }
 
-/// GICv2: the vCPUs that sent each SGI, a bit each. IHI 0048 4.1.4: an SGI is pending once for each sender.
+/// GICv2: the vCPUs that sent each SGI, a bit each. IHI 0048 4.1.4: an SGI is pending once for each sender. `listed` is the
+/// one whose SGI is in a list register.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Sources {
     pub(super) pending: Senders,

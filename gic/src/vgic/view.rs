@@ -38,13 +38,14 @@ impl View<'_> {
         self.rules.sgi_sources && self.number == 0 && lane < IntId::SGIS as usize
     }
 
-    /// The senders of an SGI for which a list register is needed.
-    pub(super) fn senders(&self, lane: usize) -> u8 {
+    /// Whose SGI gets a list register: one sender's at a time, for no two list registers may hold the same interrupt
+    /// (IHI 0048 5.3.8). One that is active comes first; the next one's turn comes when the guest has ended it.
+    pub(super) fn next_sender(&self, lane: usize) -> Option<u8> {
         let mut senders = self.sources.active.get(lane);
-        if self.bank.forwarded(self.rules.groups) & bit(lane) != 0 {
-            senders |= self.sources.pending.get(lane);
+        if senders == 0 && self.bank.forwarded(self.rules.groups) & bit(lane) != 0 {
+            senders = self.sources.pending.get(lane);
         }
-        senders & !self.sources.listed.get(lane)
+        Ones(senders.into()).next().map(|sender| sender as u8)
     }
 
     /// The senders for which an interrupt is active that is in no list register; sender 0 where senders don't count.
@@ -90,20 +91,13 @@ impl View<'_> {
         self.bank.release = 0;
     }
 
-    /// Puts one interrupt into free list registers; false if there are too few.
+    /// Puts one interrupt into a free list register; false if there is none.
     #[inline(always)]
     pub(super) fn place(&mut self, lane: usize, lrs: &mut impl ListRegisters) -> bool {
         if !self.has_sources(lane) {
             return self.place_one(lane, false, lrs);
         }
-        for source in Ones(self.senders(lane).into()) {
-            if !self.place_sgi(lane, source as u8, false, lrs) {
-                // The next attempt begins by taking back those that did fit.
-                self.bank.touched |= bit(lane) & self.bank.resident;
-                return false;
-            }
-        }
-        true
+        self.next_sender(lane).is_none_or(|source| self.place_sgi(lane, source, false, lrs))
     }
 
     /// Puts an interrupt without senders into a free list register. `watch` asks for maintenance when it ends.
@@ -188,13 +182,14 @@ impl View<'_> {
         let later = active && (watch || priority != bank.priority.get(sgi));
         let waiting = forwarded && self.sources.pending.get(sgi) & from != 0;
         let pending = waiting && !later;
+        let others = (self.sources.active.get(sgi) | self.sources.pending.get(sgi)) & !from;
         let value = ListRegister {
             intid: IntId::from_parts(self.number, sgi),
             state: State { pending, active },
             physical: None,
             priority,
             group1: bank.group1 & mask != 0,
-            eoi_maintenance: watch || (waiting && later),
+            eoi_maintenance: watch || (waiting && later) || others != 0,
             source,
         };
         if pending {
@@ -212,7 +207,7 @@ impl View<'_> {
                 self.share.active &= !mask;
             }
         }
-        self.sources.listed.add(sgi, from);
+        self.sources.listed.set(sgi, from);
         bank.resident |= mask;
         bank.slot.set(sgi, n as u8);
         self.share.resident |= mask;
@@ -220,19 +215,10 @@ impl View<'_> {
         true
     }
 
-    /// Takes an interrupt out of its list registers.
+    /// Takes an interrupt out of its list register.
     #[inline(always)]
     pub(super) fn take_back(&mut self, lane: usize, lrs: &mut impl ListRegisters) {
-        if !self.has_sources(lane) {
-            self.take_back_slot(self.bank.slot.get(lane).into(), lrs);
-            return;
-        }
-        for n in Ones(self.slots.used) {
-            let slot = self.slots.get(n);
-            if slot.bank == 0 && usize::from(slot.lane) == lane {
-                self.take_back_slot(n, lrs);
-            }
-        }
+        self.take_back_slot(self.bank.slot.get(lane).into(), lrs);
     }
 
     /// Takes an interrupt out of list register `n`, which must belong to this bank, with the state that the guest has
@@ -282,11 +268,9 @@ impl View<'_> {
             self.share.active |= mask;
         }
         self.sources.drop_pending.remove(sgi, from);
-        self.sources.listed.remove(sgi, from);
-        if self.sources.listed.get(sgi) == 0 {
-            bank.unlist(mask);
-            self.share.resident &= !mask;
-        }
+        self.sources.listed.set(sgi, 0);
+        bank.unlist(mask);
+        self.share.resident &= !mask;
     }
 
     /// An interrupt with an active physical one behind it has left its list register.

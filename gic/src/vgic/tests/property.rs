@@ -166,10 +166,17 @@ impl Model {
             .iter()
             .filter(|interrupt| self.forwarding && interrupt.enabled && interrupt.pending())
             .filter(|interrupt| {
-                interrupt.active.is_none() && interrupt.vcpu == vcpu && interrupt.priority < running
+                !self.is_active(interrupt) && interrupt.vcpu == vcpu && interrupt.priority < running
             })
             .map(|interrupt| interrupt.priority)
             .min()
+    }
+
+    /// Whether it is active, for an SGI from any sender: others have to wait until the guest has deactivated it.
+    fn is_active(&self, interrupt: &Interrupt) -> bool {
+        self.interrupts.iter().any(|other| {
+            other.intid == interrupt.intid && other.vcpu == interrupt.vcpu && other.active.is_some()
+        })
     }
 
     fn active(&self, vcpu: usize) -> usize {
@@ -300,17 +307,12 @@ impl Model {
             Step::Switch { vcpu } => {
                 let index = VcpuIndex::new(vcpu);
                 let effects = self.machine.vgic.fold(index, &mut self.machine.cpus[vcpu]);
-                // An SGI that is active from another sender has to wait in software.
                 let expected = self.interrupts.iter().any(|interrupt| {
                     self.forwarding
                         && interrupt.vcpu == vcpu
                         && interrupt.enabled
                         && interrupt.pending()
-                        && self.interrupts.iter().all(|other| {
-                            other.intid != interrupt.intid
-                                || other.vcpu != vcpu
-                                || other.active.is_none()
-                        })
+                        && !self.is_active(interrupt)
                 });
                 assert_eq!(self.machine.vgic.has_deliverable(index, 0xff), expected);
                 self.machine.apply(Effects { kick: effects.kick.union(VcpuSet::only(index)) });
