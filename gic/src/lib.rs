@@ -24,6 +24,7 @@ mod affinity;
 mod bits;
 mod effects;
 pub mod host;
+pub mod interface;
 mod intid;
 mod list_register;
 mod vcpu;

@@ -18,6 +18,7 @@ mod heap;
 mod host;
 mod host_devices;
 mod injection;
+mod interface_registers;
 mod interrupts;
 mod loader;
 mod machine;

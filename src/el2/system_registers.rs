@@ -68,11 +68,14 @@ impl El2Vcpu {
             Action::SetWay(_) => self.set_way(),
             Action::VirtualMemory(encoding) => self.virtual_memory(encoding, trap),
             Action::Debug(encoding) => return self.debug_register(encoding, trap),
+            Action::InterruptController(encoding) => {
+                if self.interface_register(encoding, trap).is_none() {
+                    self.inject_undefined();
+                    return None;
+                }
+            }
             // Not trapped by the controls that this image sets.
-            Action::InterruptController(_)
-            | Action::Timer(_)
-            | Action::PerformanceMonitor(_)
-            | Action::Undefined => {
+            Action::Timer(_) | Action::PerformanceMonitor(_) | Action::Undefined => {
                 self.inject_undefined();
                 return None;
             }

@@ -1,4 +1,4 @@
-//! A simulated M1: `tests/machines` makes it of QEMU's `virt`; this is what iBoot and m1n1 do before the image starts.
+//! A simulated M1 and M2: `tests/machines` makes it of QEMU's `virt`; this is what iBoot and m1n1 do before the image starts.
 
 use std::fs;
 use std::path::Path;
@@ -29,17 +29,20 @@ const MEMORY_SIZE: u64 = 0xf000_0000;
 const TREE_SIZE: u64 = 0x1_0000;
 
 pub(crate) fn trials() -> Vec<Case> {
-    vec![case("apple::a_simulated_m1_runs_linux", linux)]
+    vec![
+        case("apple::a_simulated_m1_runs_linux", || linux(File::MacTree, "M1, 2020")),
+        case("apple::a_simulated_m2_runs_linux", || linux(File::MacM2Tree, "M2, 2023")),
+    ]
 }
 
-fn linux() -> Result<()> {
+fn linux(board: File, model: &str) -> Result<()> {
     let folder = tempfile::tempdir()?;
     let at = |name: &str| folder.path().join(name);
     let vm = linux::debian(Guest::Debian61, VCPUS, "")?;
     let bundle = xtask::fit::write(Arch::Aarch64, &[vm])?;
     fs::write(at("bundle.itb"), &bundle)?;
     fs::write(at("bunshin.img"), adapted_image()?)?;
-    fs::write(at("tree.dtb"), tree(folder.path(), bundle.len() as u64)?)?;
+    fs::write(at("tree.dtb"), tree(board, folder.path(), bundle.len() as u64)?)?;
 
     let mut command = Command::new(Arch::Aarch64.qemu());
     command
@@ -59,7 +62,7 @@ fn linux() -> Result<()> {
         command.args(["-device", &loader]);
     }
     let mut emulator = Emulator::start(command, LIMIT, Some(folder))?;
-    emulator.expect("on Apple Mac mini (M1, 2020)")?;
+    emulator.expect(&format!("on Apple Mac mini ({model})"))?;
     emulator.expect("4 of 4 CPUs")?;
     emulator.expect("AIC, E2H=1")?;
     emulator.expect("granule 16 KiB")?;
@@ -97,14 +100,14 @@ fn adapted_image() -> Result<Vec<u8>> {
 }
 
 /// The device tree as m1n1 leaves it.
-fn tree(folder: &Path, bundle: u64) -> Result<Vec<u8>> {
+fn tree(board: File, folder: &Path, bundle: u64) -> Result<Vec<u8>> {
     let source = folder.join("tree.dts");
     let compile = |input: &str, output: &str, from: &Path, to: &Path| {
         let mut dtc = Command::new("dtc");
         dtc.args(["-q", "-I", input, "-O", output]).arg("-o").arg(to).arg(from);
         process::output(&mut dtc).map(drop)
     };
-    compile("dtb", "dts", &File::MacTree.path(&Workspace::locate()), &source)?;
+    compile("dtb", "dts", &board.path(&Workspace::locate()), &source)?;
     let cells = |value: u64| format!("{:#x} {:#x}", value >> 32, value & 0xffff_ffff);
     let mut text = fs::read_to_string(&source)?.replacen(
         "/dts-v1/;",

@@ -41,10 +41,13 @@ pub enum File {
     RaspberryFirmware,
     /// Device tree of a Mac mini with M1.
     MacTree,
+    /// The same with M2.
+    MacM2Tree,
 }
 
 impl File {
-    const ALL: [File; 3] = [File::RaspberryTree, File::RaspberryFirmware, File::MacTree];
+    const ALL: [File; 4] =
+        [File::RaspberryTree, File::RaspberryFirmware, File::MacTree, File::MacM2Tree];
 
     /// Where it is, once [`fetch`] has run.
     pub fn path(self, workspace: &Workspace) -> PathBuf {
@@ -52,6 +55,7 @@ impl File {
             File::RaspberryTree => "trees/debian-6.1/broadcom/bcm2711-rpi-4-b.dtb",
             File::RaspberryFirmware => "rpi4-bl31.bin",
             File::MacTree => "trees/apple/t8103-j274.dtb",
+            File::MacM2Tree => "trees/apple/t8112-j473.dtb",
         })
     }
 }

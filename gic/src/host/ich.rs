@@ -9,6 +9,12 @@ const HCR_UIE: u64 = 1 << 1;
 const HCR_LRENPIE: u64 = 1 << 2;
 const HCR_EOI_COUNT_SHIFT: u32 = 27;
 const HCR_EOI_COUNT_MASK: u64 = 0x1f;
+/// Registers of group 0 trap, those of group 1, and `ICC_DIR_EL1`.
+const HCR_TALL0: u64 = 1 << 11;
+const HCR_TALL1: u64 = 1 << 12;
+const HCR_TDIR: u64 = 1 << 14;
+const VTR_TDIR: u64 = 1 << 19;
+const VTR_SERROR: u64 = 1 << 22;
 const VTR_LIST_REGS: u64 = 0x1f;
 const VTR_PRE_BITS_SHIFT: u32 = 26;
 const VTR_PRI_BITS_SHIFT: u32 = 29;
@@ -25,6 +31,9 @@ pub struct Ich {
     /// How many of each kind of active priorities register there are.
     active_priorities: u8,
     priority_bits: u8,
+    preemption_bits: u8,
+    /// Bits of `ICH_HCR_EL2` by which the guest's accesses trap.
+    traps: u64,
     hcr: u64,
 }
 
@@ -40,6 +49,8 @@ impl Ich {
             // One bit for each preemption level, 32 in a register.
             active_priorities: 1u8.wrapping_shl(preemption_bits.saturating_sub(5) as u32).min(4),
             priority_bits: ((vtr >> VTR_PRI_BITS_SHIFT) & VTR_BITS_MASK).saturating_add(1) as u8,
+            preemption_bits: preemption_bits as u8,
+            traps: 0,
             hcr: 0,
         };
         system::write_ich_hcr(0);
@@ -48,6 +59,26 @@ impl Ich {
         }
         ich.restore(&CpuInterfaceState::default());
         ich
+    }
+
+    /// As [`new`](Self::new), and if the interface raises an SError when a guest breaks its rules (`ICH_VTR_EL2.SEIS`),
+    /// all accesses trap by which it could: they are to be carried out in [software](crate::interface).
+    #[must_use]
+    pub fn without_serror() -> Self {
+        let mut ich = Self::new();
+        let vtr = system::read_ich_vtr();
+        if vtr & VTR_SERROR != 0 {
+            ich.traps = HCR_TALL0 | HCR_TALL1 | if vtr & VTR_TDIR != 0 { HCR_TDIR } else { 0 };
+            ich.hcr = ich.traps;
+            system::write_ich_hcr(ich.hcr);
+        }
+        ich
+    }
+
+    /// Whether the guest's accesses trap.
+    #[must_use]
+    pub const fn traps(&self) -> bool {
+        self.traps != 0
     }
 
     /// Turns the interface on or off.
@@ -164,6 +195,19 @@ impl Ich {
         self.priority_bits
     }
 
+    /// `ICH_VTR_EL2.PREbits` + 1.
+    #[must_use]
+    pub(super) const fn preemption_bits(&self) -> u8 {
+        self.preemption_bits
+    }
+
+    /// Adds one to `ICH_HCR_EL2.EOIcount`, which wraps.
+    pub(super) fn count_end_outside(&mut self) {
+        let count = (system::read_ich_hcr() >> HCR_EOI_COUNT_SHIFT).wrapping_add(1);
+        let count = count & HCR_EOI_COUNT_MASK;
+        system::write_ich_hcr(self.hcr | count << HCR_EOI_COUNT_SHIFT);
+    }
+
     /// Writes `ICH_HCR_EL2` with `EOIcount` zero.
     fn change(&mut self, bits: u64, on: bool) {
         self.hcr = if on { self.hcr | bits } else { self.hcr & !bits };
@@ -176,3 +220,63 @@ impl Default for Ich {
         Self::new()
     }
 }
+
+/// Makes a CPU whose field `ich` is its virtual CPU interface have the list registers of that. `$deactivate` ends a
+/// physical interrupt.
+macro_rules! list_registers_by_ich {
+    ($cpu:ty, |$self:ident, $physical:ident| $deactivate:expr) => {
+        impl crate::ListRegisters for $cpu {
+            #[inline(always)]
+            fn count(&self) -> usize {
+                self.ich.count()
+            }
+
+            #[inline(always)]
+            fn read(&mut self, n: usize) -> crate::ListRegister {
+                self.ich.read(n)
+            }
+
+            #[inline(always)]
+            fn write(&mut self, n: usize, value: &crate::ListRegister) {
+                self.ich.write(n, value);
+            }
+
+            #[inline(always)]
+            fn clear(&mut self, n: usize) {
+                self.ich.clear(n);
+            }
+
+            #[inline(always)]
+            fn empty(&mut self) -> u32 {
+                self.ich.empty()
+            }
+
+            #[inline(always)]
+            fn ended(&mut self) -> u32 {
+                self.ich.ended()
+            }
+
+            fn set_underflow(&mut self, on: bool) {
+                self.ich.set_underflow(on);
+            }
+
+            fn ended_outside(&mut self) -> u32 {
+                self.ich.ended_outside()
+            }
+
+            fn set_end_outside_maintenance(&mut self, on: bool) {
+                self.ich.set_end_outside_maintenance(on);
+            }
+
+            fn splits_deactivation(&mut self) -> bool {
+                self.ich.splits_deactivation()
+            }
+
+            fn deactivate(&mut self, physical: u32) {
+                let ($self, $physical) = (self, physical);
+                $deactivate;
+            }
+        }
+    };
+}
+pub(super) use list_registers_by_ich;

@@ -21,7 +21,7 @@ pub use gich::Gich;
 pub use ich::Ich;
 pub use state::CpuInterfaceState;
 
-use crate::{Affinity, Effects, IntId, ListRegister, ListRegisters, VcpuIndex, Vgic};
+use crate::{Affinity, Effects, IntId, ListRegister, ListRegisters, VcpuIndex, Vgic, interface};
 
 /// The SGI by which the hypervisor makes another CPU exit from its guest.
 pub const KICK: IntId = IntId::new(1);
@@ -306,6 +306,25 @@ impl CpuInterface {
     #[must_use]
     pub fn priority_bits(&mut self) -> u8 {
         either!(self, cpu => cpu.virtual_interface().priority_bits())
+    }
+}
+
+/// Registers of the guest's CPU interface that trap: see [`interface`].
+impl CpuInterface {
+    /// What the guest reads of a register that traps; `None` where none does.
+    pub fn read_trapped(&mut self, register: interface::Register) -> Option<u64> {
+        match self {
+            Self::Aic(cpu) if cpu.traps() => Some(interface::read(cpu, register)),
+            _ => None,
+        }
+    }
+
+    /// Does what the guest's write of a register does that traps; `None` where none does.
+    pub fn write_trapped(&mut self, register: interface::Register, value: u64) -> Option<()> {
+        match self {
+            Self::Aic(cpu) if cpu.traps() => Some(interface::write(cpu, register, value)),
+            _ => None,
+        }
     }
 }
 

@@ -3,9 +3,10 @@
 use arm_gic::gicv3::registers::{GicdCtlr, GicrCtlr, Waker};
 
 use super::bank::Bank;
+use super::ich::list_registers_by_ich;
 use super::mmio::Registers;
 use super::{Acknowledged, Error, Ich, SgiTarget, system};
-use crate::{Affinity, IntId, ListRegister, ListRegisters};
+use crate::{Affinity, IntId};
 
 const GICD_CTLR: usize = 0x0000;
 const GICD_TYPER: usize = 0x0004;
@@ -240,54 +241,4 @@ impl Cpu {
     }
 }
 
-impl ListRegisters for Cpu {
-    #[inline(always)]
-    fn count(&self) -> usize {
-        self.ich.count()
-    }
-
-    #[inline(always)]
-    fn read(&mut self, n: usize) -> ListRegister {
-        self.ich.read(n)
-    }
-
-    #[inline(always)]
-    fn write(&mut self, n: usize, value: &ListRegister) {
-        self.ich.write(n, value);
-    }
-
-    #[inline(always)]
-    fn clear(&mut self, n: usize) {
-        self.ich.clear(n);
-    }
-
-    #[inline(always)]
-    fn empty(&mut self) -> u32 {
-        self.ich.empty()
-    }
-
-    #[inline(always)]
-    fn ended(&mut self) -> u32 {
-        self.ich.ended()
-    }
-
-    fn set_underflow(&mut self, on: bool) {
-        self.ich.set_underflow(on);
-    }
-
-    fn ended_outside(&mut self) -> u32 {
-        self.ich.ended_outside()
-    }
-
-    fn set_end_outside_maintenance(&mut self, on: bool) {
-        self.ich.set_end_outside_maintenance(on);
-    }
-
-    fn splits_deactivation(&mut self) -> bool {
-        self.ich.splits_deactivation()
-    }
-
-    fn deactivate(&mut self, physical: u32) {
-        system::write_icc_dir(physical);
-    }
-}
+list_registers_by_ich!(Cpu, |_cpu, physical| system::write_icc_dir(physical));

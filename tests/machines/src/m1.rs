@@ -44,6 +44,8 @@ pub enum Register {
     MemoryModel0,
     /// `ID_AA64MMFR1_EL1`: 8 bits of VMID.
     MemoryModel1,
+    /// `ICH_VTR_EL2`: the virtual CPU interface may raise an SError.
+    VirtualInterface,
     /// `IPI_RR_LOCAL`
     IpiLocal,
     /// `IPI_RR_GLOBAL`
@@ -61,7 +63,7 @@ pub enum Register {
 use Register::*;
 
 /// The registers, whether reads of them are replaced, and whether writes are.
-const REGISTERS: [(Register, u32, bool, bool); 13] = [
+const REGISTERS: [(Register, u32, bool, bool); 14] = [
     (HypervisorConfiguration, register(3, 4, 1, 1, 0), false, true),
     (Affinity, register(3, 0, 0, 0, 5), true, false),
     (MainId, register(3, 0, 0, 0, 0), true, false),
@@ -69,6 +71,7 @@ const REGISTERS: [(Register, u32, bool, bool); 13] = [
     (DebugFeatures, register(3, 0, 0, 5, 0), true, false),
     (MemoryModel0, register(3, 0, 0, 7, 0), true, false),
     (MemoryModel1, register(3, 0, 0, 7, 1), true, false),
+    (VirtualInterface, register(3, 4, 12, 11, 1), true, false),
     (IpiLocal, register(3, 5, 15, 0, 0), true, true),
     (IpiGlobal, register(3, 5, 15, 0, 1), true, true),
     (IpiStatus, register(3, 5, 15, 1, 1), true, true),
@@ -155,10 +158,10 @@ mod tests {
 
     #[test]
     fn physical_gic_registers_are_undefined_and_virtual_ones_stay() {
-        // mrs x0, icc_iar1_el1; msr icc_sre_el2, x0; mrs x0, ich_vtr_el2.
+        // mrs x0, icc_iar1_el1; msr icc_sre_el2, x0; mrs x0, ich_misr_el2.
         assert_eq!(replacement(0xd538_cc00), Some(0));
         assert_eq!(replacement(0xd51c_c9a0), Some(0));
-        assert_eq!(replacement(0xd53c_cb20), None);
+        assert_eq!(replacement(0xd53c_cb40), None);
     }
 
     #[test]

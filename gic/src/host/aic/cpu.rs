@@ -5,8 +5,10 @@ use super::{
     Distributor, Group, HYPERVISOR_TIMER, KICK, MAINTENANCE, PHYSICAL_TIMER, VIRTUAL_TIMER,
     Version, registers,
 };
-use crate::host::{Acknowledged, Ich, SgiTarget, Trigger};
-use crate::{Affinity, IntId, ListRegister, ListRegisters};
+use crate::host::ich::list_registers_by_ich;
+use crate::host::{Acknowledged, Ich, SgiTarget, Trigger, system};
+use crate::interface::{self, InterfaceState};
+use crate::{Affinity, IntId};
 
 const V1_WHO_AM_I: usize = 0x2000;
 const V1_IPI_ACKNOWLEDGE: usize = 0x200c;
@@ -38,6 +40,15 @@ const TIMER_STATUS: u64 = 1 << 2;
 /// The number of a CPU at the AIC, above its affinity in an [`SgiTarget`].
 const TARGET_WHO_SHIFT: u32 = 48;
 
+/// Whether the virtual CPU interface of the CPU with this `MIDR_EL1` can be made to raise SErrors that are not confined to
+/// the guest: those of M1 and M2 and their larger kinds.
+const fn has_serror_fault(main_id: u64) -> bool {
+    const APPLE: u64 = 0x61;
+    let (implementer, part) = (main_id >> 24 & 0xff, main_id >> 4 & 0xfff);
+    implementer == APPLE
+        && matches!(part, 0x022..=0x025 | 0x028 | 0x029 | 0x032..=0x035 | 0x038 | 0x039)
+}
+
 const fn is_due(control: u64) -> bool {
     control & (TIMER_ENABLE | TIMER_MASK | TIMER_STATUS) == TIMER_ENABLE | TIMER_STATUS
 }
@@ -62,7 +73,11 @@ impl Distributor {
         registers::write_ipi_status(IPI_PENDING);
         registers::write_guest_timers(0);
         registers::silence_performance_monitors();
-        Cpu { distributor: *self, ich: Ich::new(), affinity, who }
+        let ich = match has_serror_fault(registers::read_main_id()) {
+            true => Ich::without_serror(),
+            false => Ich::new(),
+        };
+        Cpu { distributor: *self, ich, affinity, who }
     }
 }
 
@@ -168,6 +183,11 @@ impl Cpu {
         &mut self.ich
     }
 
+    /// Whether the guest's accesses to its CPU interface trap.
+    pub(in crate::host) const fn traps(&self) -> bool {
+        self.ich.traps()
+    }
+
     pub(in crate::host) fn has_maintenance(&self) -> bool {
         self.ich.has_maintenance()
     }
@@ -249,55 +269,59 @@ const fn guest_timer(intid: IntId) -> Option<u64> {
     }
 }
 
-impl ListRegisters for Cpu {
-    #[inline(always)]
-    fn count(&self) -> usize {
-        self.ich.count()
+list_registers_by_ich!(Cpu, |cpu, physical| {
+    let intid = IntId::new(physical);
+    cpu.bank(intid).set_enabled(intid, true)
+});
+
+impl InterfaceState for Cpu {
+    fn control(&mut self) -> u64 {
+        system::read_ich_vmcr()
     }
 
-    #[inline(always)]
-    fn read(&mut self, n: usize) -> ListRegister {
-        self.ich.read(n)
+    fn set_control(&mut self, value: u64) {
+        system::write_ich_vmcr(value);
     }
 
-    #[inline(always)]
-    fn write(&mut self, n: usize, value: &ListRegister) {
-        self.ich.write(n, value);
+    fn active_priorities(&mut self, group: interface::Group, number: usize) -> u32 {
+        let value = match group {
+            interface::Group::Zero => system::read_ich_ap0r(number),
+            interface::Group::One => system::read_ich_ap1r(number),
+        };
+        value as u32
     }
 
-    #[inline(always)]
-    fn clear(&mut self, n: usize) {
-        self.ich.clear(n);
+    fn set_active_priorities(&mut self, group: interface::Group, number: usize, value: u32) {
+        match group {
+            interface::Group::Zero => system::write_ich_ap0r(number, value.into()),
+            interface::Group::One => system::write_ich_ap1r(number, value.into()),
+        }
     }
 
-    #[inline(always)]
-    fn empty(&mut self) -> u32 {
-        self.ich.empty()
+    fn preemption_bits(&self) -> u32 {
+        self.ich.preemption_bits().into()
     }
 
-    #[inline(always)]
-    fn ended(&mut self) -> u32 {
-        self.ich.ended()
+    fn count_end_outside(&mut self) {
+        self.ich.count_end_outside();
     }
+}
 
-    fn set_underflow(&mut self, on: bool) {
-        self.ich.set_underflow(on);
-    }
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-    fn ended_outside(&mut self) -> u32 {
-        self.ich.ended_outside()
-    }
-
-    fn set_end_outside_maintenance(&mut self, on: bool) {
-        self.ich.set_end_outside_maintenance(on);
-    }
-
-    fn splits_deactivation(&mut self) -> bool {
-        self.ich.splits_deactivation()
-    }
-
-    fn deactivate(&mut self, physical: u32) {
-        let intid = IntId::new(physical);
-        self.bank(intid).set_enabled(intid, true);
+    #[test]
+    fn the_serror_fault_is_known_by_the_kind_of_cpu() {
+        for (main_id, expected) in [
+            (0x611f_0221, true),  // M1, efficient
+            (0x611f_0231, true),  // M1, fast
+            (0x611f_0391, true),  // M2 Max
+            (0x611f_0421, false), // M3
+            (0x410f_d083, false), // Cortex-A72
+            (0x410f_0221, false),
+        ] {
+            assert_eq!(has_serror_fault(main_id), expected, "{main_id:#x}");
+        }
     }
 }

@@ -29,6 +29,11 @@ mod implementation {
         }};
     }
 
+    /// `MIDR_EL1`.
+    pub(in super::super) fn read_main_id() -> u64 {
+        read!("MIDR_EL1")
+    }
+
     /// `IPI_SR`: bit 0 says that a fast IPI has arrived.
     pub(in super::super) fn read_ipi_status() -> u64 {
         read!("S3_5_C15_C1_1")
@@ -86,6 +91,9 @@ mod implementation {
 
 #[cfg(all(not(target_arch = "aarch64"), not(test)))]
 mod implementation {
+    pub(in super::super) fn read_main_id() -> u64 {
+        0
+    }
     pub(in super::super) fn read_ipi_status() -> u64 {
         0
     }
@@ -132,6 +140,9 @@ pub(super) mod implementation {
         FAKE.with(use_it)
     }
 
+    pub(in super::super) fn read_main_id() -> u64 {
+        0
+    }
     pub(in super::super) fn read_ipi_status() -> u64 {
         with(|fake| fake.ipi_status.get())
     }

@@ -1,4 +1,5 @@
-//! The AIC of an M1, version 1. Its one device is the serial port; software can raise every input.
+//! The AIC of an M1, version 1, and that of an M2, version 2: the same inputs behind other registers. Their one device is
+//! the serial port; software can raise every input.
 
 use machines::m1::AFFINITIES;
 
@@ -7,8 +8,8 @@ use crate::uart::Uart;
 
 const INPUTS: u32 = 896;
 const WORDS: usize = 32;
-/// The serial port's input.
-const UART_INPUT: u32 = 605;
+/// The serial port's input on an M1 and on an M2.
+const UART_INPUTS: [u32; 2] = [605, 739];
 
 const INFO: usize = 0x0004;
 const WHO_AM_I: usize = 0x2000;
@@ -21,6 +22,15 @@ const MASK_CLEAR: usize = 0x4180;
 const STATE: usize = 0x4200;
 const GROUP: usize = 0x80;
 const EVENT_INPUT: u32 = 1 << 16;
+
+/// Version 2: how many inputs there are, and for how many there is room.
+const INFO1: usize = 0x0004;
+const INFO3: usize = 0x000c;
+const ROOM: usize = 0x1000;
+const CONFIGURATION: usize = 0x2000;
+/// Its groups of bits follow a word for each input, in the order of version 1.
+const GROUPS: usize = CONFIGURATION + 4 * ROOM;
+const GROUP2: usize = ROOM / 8;
 
 pub(crate) struct Aic {
     software: [u32; WORDS],
@@ -41,7 +51,7 @@ impl Aic {
 
     fn is_up(&self, input: u32, uart: &Uart) -> bool {
         let software = self.software[input as usize / 32] >> (input % 32) & 1 != 0;
-        software || input == UART_INPUT && uart.interrupts()
+        software || UART_INPUTS.contains(&input) && uart.interrupts()
     }
 
     fn is_masked(&self, input: u32) -> bool {
@@ -61,9 +71,10 @@ impl Aic {
 
     /// Brings the lines of all CPUs up to date.
     fn update(&self) {
-        let open = !self.is_masked(UART_INPUT);
         let cpus = 0..AFFINITIES.len();
-        gic::route_uart(cpus.clone().find(|cpu| open && self.goes_to(UART_INPUT, *cpu)));
+        gic::route_uart(cpus.clone().find(|cpu| {
+            UART_INPUTS.iter().any(|input| !self.is_masked(*input) && self.goes_to(*input, *cpu))
+        }));
         for cpu in cpus {
             let raised = (0..INPUTS).any(|input| {
                 let word = input as usize / 32;
@@ -77,18 +88,47 @@ impl Aic {
         }
     }
 
+    /// What this CPU is told of, which masks it.
+    pub(crate) fn event(&mut self, cpu: usize, uart: &Uart) -> u32 {
+        match self.pending(cpu, uart) {
+            Some(input) => {
+                self.masked[input as usize / 32] |= 1 << (input % 32);
+                self.update();
+                EVENT_INPUT | input
+            }
+            None => 0,
+        }
+    }
+
+    /// The register of version 1 for one of version 2.
+    fn of_version_1(offset: usize) -> Option<usize> {
+        let offset = offset.checked_sub(GROUPS)?;
+        let (group, inside) = (offset / GROUP2, offset % GROUP2);
+        (inside < GROUP && group <= (STATE - SOFTWARE_SET) / GROUP)
+            .then_some(SOFTWARE_SET + group * GROUP + inside)
+    }
+
+    /// Reads a register of version 2.
+    pub(crate) fn read2(&mut self, cpu: usize, offset: usize, uart: &Uart) -> u32 {
+        match offset {
+            INFO1 => INPUTS,
+            INFO3 => ROOM as u32,
+            _ => Self::of_version_1(offset).map_or(0, |offset| self.read(cpu, offset, uart)),
+        }
+    }
+
+    /// Writes a register of version 2. It chooses the CPU by itself: here always the first.
+    pub(crate) fn write2(&mut self, offset: usize, value: u32) {
+        if let Some(offset) = Self::of_version_1(offset) {
+            self.write(offset, value);
+        }
+    }
+
     pub(crate) fn read(&mut self, cpu: usize, offset: usize, uart: &Uart) -> u32 {
         match offset {
             INFO => INPUTS,
             WHO_AM_I => cpu as u32,
-            EVENT => match self.pending(cpu, uart) {
-                Some(input) => {
-                    self.masked[input as usize / 32] |= 1 << (input % 32);
-                    self.update();
-                    EVENT_INPUT | input
-                }
-                None => 0,
-            },
+            EVENT => self.event(cpu, uart),
             TARGET..SOFTWARE_SET => self.target[(offset - TARGET) / 4].into(),
             MASK_SET..STATE => self.masked[offset % GROUP / 4],
             STATE => {

@@ -1,4 +1,4 @@
-//! The devices, at the addresses that they have on an M1.
+//! The devices, at the addresses that they have on an M1 and on an M2, which differ in the interrupt controller only.
 
 use spin::mutex::SpinMutex;
 
@@ -7,6 +7,8 @@ use crate::print::fail;
 use crate::uart::Uart;
 
 const AIC: core::ops::Range<u64> = 0x2_3b10_0000..0x2_3b10_8000;
+const AIC2: core::ops::Range<u64> = 0x2_3b0c_0000..0x2_3b0c_8000;
+const AIC2_EVENT: u64 = 0x2_3b0c_8000;
 const UART: core::ops::Range<u64> = 0x2_3520_0000..0x2_3520_1000;
 const WATCHDOG: core::ops::Range<u64> = 0x2_3d2b_0000..0x2_3d2b_4000;
 const WATCHDOG_CONTROL: u64 = 0x1c;
@@ -30,6 +32,10 @@ pub(crate) fn read(cpu: usize, address: u64) -> u64 {
     let Devices { aic, uart } = &mut *devices;
     let value = if AIC.contains(&address) {
         aic.read(cpu, (address - AIC.start) as usize, uart)
+    } else if AIC2.contains(&address) {
+        aic.read2(cpu, (address - AIC2.start) as usize, uart)
+    } else if address == AIC2_EVENT {
+        aic.event(cpu, uart)
     } else if UART.contains(&address) {
         uart.read((address - UART.start) as usize)
     } else if WATCHDOG.contains(&address) {
@@ -44,6 +50,8 @@ pub(crate) fn write(cpu: usize, address: u64, value: u32) {
     let mut devices = DEVICES.lock();
     if AIC.contains(&address) {
         devices.aic.write((address - AIC.start) as usize, value);
+    } else if AIC2.contains(&address) {
+        devices.aic.write2((address - AIC2.start) as usize, value);
     } else if UART.contains(&address) {
         devices.uart.write((address - UART.start) as usize, value);
     } else if WATCHDOG.contains(&address) {

@@ -19,6 +19,8 @@ const CLASS_SMC: u64 = 0x17;
 const CLASS_GRANULE: u64 = 0x1e;
 const HCR_E2H: u64 = 1 << 34;
 const MIDR_M1: u64 = 0x611f_0221;
+/// `ICH_VTR_EL2.SEIS`.
+const VTR_SEIS: u64 = 1 << 22;
 const MPIDR_RES1: u64 = 1 << 31;
 
 /// The number of this CPU: the emulator's affinity.
@@ -83,6 +85,7 @@ fn read(cpu: usize, register: Register) -> u64 {
         Register::MemoryModel1 => {
             with_field(with_field(read_register!("id_aa64mmfr1_el1"), 4, 0), 40, 0)
         }
+        Register::VirtualInterface => read_register!("ich_vtr_el2") | VTR_SEIS,
         Register::IpiStatus => gic::is_up(cpu, gic::FAST_IPI).into(),
         Register::GuestTimers => {
             u64::from(gic::is_enabled(cpu, gic::VIRTUAL_TIMER))
@@ -121,7 +124,8 @@ fn write(cpu: usize, register: Register, value: u64) {
         | Register::ProcessorFeatures
         | Register::DebugFeatures
         | Register::MemoryModel0
-        | Register::MemoryModel1 => fail(format_args!("write of {register:?}")),
+        | Register::MemoryModel1
+        | Register::VirtualInterface => fail(format_args!("write of {register:?}")),
     }
 }
 
