@@ -158,6 +158,10 @@ fn open_controller(platform: &Platform) -> Result<(Controller, u32), String> {
         passthrough::keep(region);
         Ok(region.base().get() as usize)
     };
+    // A tree may say less than what the driver uses.
+    let distributor = |gicd: Region, size: usize| {
+        device(region(gicd.base().get(), gicd.size().max(size as u64)).unwrap_or(gicd))
+    };
     let number = |interrupt: &discover::Interrupt| match interrupt.source {
         InterruptSource::Gic(intid) => intid.get(),
         _ => 0,
@@ -170,7 +174,7 @@ fn open_controller(platform: &Platform) -> Result<(Controller, u32), String> {
                 );
             };
             let frames = v2::Frames {
-                gicd: device(gic.gicd)?,
+                gicd: distributor(gic.gicd, v2::Distributor::GICD_SIZE)?,
                 gicc: device(gic.gicc)?,
                 gicc_size: gic.gicc.size() as usize,
                 gich: device(gich)?,
@@ -186,7 +190,10 @@ fn open_controller(platform: &Platform) -> Result<(Controller, u32), String> {
             for region in &gic.redistributors {
                 redistributors.push((device(*region)?, region.size() as usize));
             }
-            let frames = v3::Frames { gicd: device(gic.gicd)?, redistributors: &redistributors };
+            let frames = v3::Frames {
+                gicd: distributor(gic.gicd, v3::Distributor::GICD_SIZE)?,
+                redistributors: &redistributors,
+            };
             // SAFETY: as above.
             let distributor = unsafe { v3::Distributor::new(&frames) }.map_err(text)?;
             Ok((Controller::V3(distributor), number(&gic.maintenance)))
@@ -380,7 +387,8 @@ unsafe extern "C" {
 /// The bundle that the boot loader left as initial RAM disk and what it describes; without one,
 /// the embedded guest. A bundle that is not right runs nothing.
 fn open_bundle(bundle: Option<Region>) -> (Blob, Option<MachineConfig>) {
-    let Some(region) = bundle else {
+    // Nothing is at address 0: a loader that left the property empty.
+    let Some(region) = bundle.filter(|region| region.base().get() != 0) else {
         warn!("no bundle: running the embedded guest; give one as initial RAM disk (-initrd)");
         let base = &raw const embedded_guest as u64;
         let size = (&raw const embedded_guest_end as u64 - base) as usize;

@@ -50,11 +50,19 @@ pub(crate) fn intid(
     interrupt: &platform::discover::Interrupt,
 ) -> Option<u32> {
     match (interrupt.source, controller) {
-        (InterruptSource::Gic(intid), _) => Some(intid.get()),
+        (InterruptSource::Gic(intid), Controller::V2(_) | Controller::V3(_)) => {
+            // Extended ranges are not driven, nor what the controller does not have.
+            Some(intid.get()).filter(|number| *number < controller.interrupts())
+        }
         (InterruptSource::AicIrq { die, number }, Controller::Aic(aic)) => {
             aic.claim(die, number).map(IntId::get)
         }
-        (InterruptSource::AicIrq { .. } | InterruptSource::AicFiq { .. }, _) => None,
+        (
+            InterruptSource::Gic(_)
+            | InterruptSource::AicIrq { .. }
+            | InterruptSource::AicFiq { .. },
+            _,
+        ) => None,
     }
 }
 

@@ -261,7 +261,9 @@ pub(crate) fn map(base: u64, size: u64, attributes: Attributes) -> Result<(), Er
     let mut guard = MAP.lock();
     let Some(map) = guard.as_mut() else { return Ok(()) };
     let mut start = base / PAGE * PAGE;
-    let end = base.saturating_add(size).next_multiple_of(PAGE);
+    // What wraps is no address either.
+    let end = base.checked_add(size).and_then(|end| end.checked_next_multiple_of(PAGE));
+    let end = end.unwrap_or(u64::MAX / PAGE * PAGE);
     while start < end {
         // The longest piece that meets nothing mapped: halve until it fits.
         let mut piece = end - start;

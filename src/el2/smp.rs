@@ -110,6 +110,9 @@ fn release(cpu: &Cpu, conduit: Option<Conduit>) -> bool {
         },
         EnableMethod::SpinTable { release } => {
             let address = release.get();
+            if !address.is_multiple_of(8) {
+                return false;
+            }
             if mmu::map(address, 8, mmu::DATA).is_err() {
                 return false;
             }

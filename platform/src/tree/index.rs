@@ -53,6 +53,8 @@ pub(super) struct Record {
     pub(super) interrupt_cells: Option<u8>,
     /// Cells of the addresses of the node's children.
     pub(super) address_cells: u8,
+    /// The same for the parents of interrupts, which have none where nothing is said.
+    pub(super) interrupt_address_cells: u8,
     /// Cells of the sizes of the node's children.
     pub(super) size_cells: u8,
     /// Whether the `status` of this node and of all above it allows its use.
@@ -226,6 +228,7 @@ impl Sink for Writer {
             interrupt_parent: None,
             interrupt_cells: None,
             address_cells: DEFAULT_ADDRESS_CELLS,
+            interrupt_address_cells: 0,
             size_cells: DEFAULT_SIZE_CELLS,
             enabled,
         });
@@ -369,7 +372,10 @@ impl<'a, S: Sink> Builder<'a, S> {
         match name {
             b"#address-cells" => {
                 let cells = cells("#address-cells")?;
-                self.sink.change(index, |record| record.address_cells = cells);
+                self.sink.change(index, |record| {
+                    record.address_cells = cells;
+                    record.interrupt_address_cells = cells;
+                });
             }
             b"#size-cells" => {
                 let cells = cells("#size-cells")?;

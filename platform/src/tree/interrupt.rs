@@ -187,8 +187,7 @@ fn look_up<'t>(
         rest = tail;
         let parent = Cells::take(&mut rest, 1)?;
         let parent = map_parent(nexus, parent)?;
-        // A controller without #address-cells has none, whatever the default is elsewhere.
-        let address_cells = parent.u32("#address-cells").map_or(0, |cells| cells as usize);
+        let address_cells = parent.interrupt_address_cells();
         let (address, tail) = rest.split_at_checked(address_cells.checked_mul(4)?)?;
         rest = tail;
         let cells = parent.interrupt_cells().filter(|count| *count <= MAX_INTERRUPT_CELLS)?;

@@ -188,6 +188,12 @@ impl<'t> Node<'t> {
         self.tree.record(self.index).map_or(0, |record| record.address_cells.into())
     }
 
+    /// Cells of a unit address in an `interrupt-map` that names this node: none if it doesn't say, whatever the default is
+    /// elsewhere (Devicetree Specification 0.4, 2.4.3.1).
+    pub(super) fn interrupt_address_cells(&self) -> usize {
+        self.tree.record(self.index).map_or(0, |record| record.interrupt_address_cells.into())
+    }
+
     /// `#size-cells`: how many cells a size of this node's children has.
     #[must_use]
     pub fn size_cells(&self) -> usize {
@@ -321,6 +327,9 @@ fn translate(
         .ok_or_else(|| ranges.fault("no entry maps an address that a device below has"))
 }
 
+/// More entries than the `ranges` of any bus have; the limit bounds the time for a hostile tree.
+const MAX_MAPPINGS: usize = 1024;
+
 /// An entry of `ranges` or `dma-ranges`.
 struct Mapping {
     child: u64,
@@ -352,7 +361,7 @@ fn mappings<'t>(
     let [child_cells, parent_cells, size_cells] = cells;
     let entry =
         cells.iter().fold(0_usize, |sum, count| sum.saturating_add(*count)).saturating_mul(4);
-    Ok(ranges.value().chunks_exact(entry).filter_map(move |entry| {
+    Ok(ranges.value().chunks_exact(entry).take(MAX_MAPPINGS).filter_map(move |entry| {
         let mut rest = entry;
         let child = take_number(&mut rest, child_cells)?;
         let parent = take_number(&mut rest, parent_cells)?;
