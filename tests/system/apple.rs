@@ -21,6 +21,8 @@ use crate::{Case, case, host};
 
 const LIMIT: Duration = Duration::from_secs(240);
 const VCPUS: u32 = 2;
+/// Accesses to trapped registers from start to power-off: without those of interrupts there are about a thousand.
+const LEAST_TRAPS: u64 = 4000;
 /// The CPUs of the tree that are not there, which m1n1 overwrites with NOP tokens.
 const DEAD: [&str; 4] = ["cpu@2", "cpu@3", "cpu@10102", "cpu@10103"];
 /// What is left of 4 GiB when the display and others have theirs.
@@ -73,6 +75,13 @@ fn linux(board: File, model: &str) -> Result<()> {
     emulator.expect(PROMPT)?;
     ensure!(answer(&mut emulator, "sleep 1; nproc")? == "2", "nproc does not say 2");
     emulator.send("poweroff\n")?;
+    // Each interrupt's acknowledging and ending traps, since the virtual CPU interface may raise SErrors.
+    let exits = emulator.expect_line("vm \"linux\": exits: ")?;
+    let traps = exits
+        .split(", ")
+        .find_map(|kind| kind.strip_prefix("register ")?.parse::<u64>().ok())
+        .with_context(|| format!("no count of register accesses: {exits}"))?;
+    ensure!(traps > LEAST_TRAPS, "only {traps} accesses to registers trapped");
     emulator.expect("this machine cannot turn itself off")?;
     ensure!(!emulator.text().contains("simulated M1:"), "{}", emulator.report());
     Ok(())

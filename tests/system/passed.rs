@@ -23,13 +23,14 @@ pub(crate) fn trials() -> Vec<Case> {
             serial_port(Host { gic, ..host::USUAL })
         })
     });
+    let pins = case("passed::a_guest_hears_of_a_pin_of_the_host", pin);
     let disks = [2, 3].map(|gic| {
         case(format!("passed::a_guest_with_direct_memory_drives_a_disk/gic{gic}"), move || {
             disk(Host { gic, ..host::USUAL })
         })
     });
     let refused = case("passed::a_device_that_a_guest_cannot_have_is_named", refused);
-    ports.into_iter().chain(disks).chain([refused]).collect()
+    ports.into_iter().chain(disks).chain([pins, refused]).collect()
 }
 
 /// The second serial port of QEMU's `virt`, which is there if something is behind it.
@@ -74,6 +75,30 @@ fn serial_port(host: Host) -> Result<()> {
     other_end.join().map_err(|_| anyhow::anyhow!("the other end of the line panicked"))??;
     ensure!(text.contains("from the wire"), "the guest read something else: {text}");
     ensure!(interrupts(&text, FIRST_INTERRUPT)? > 0, "the port has not interrupted: {text}");
+    emulator.send("poweroff\n")?;
+    emulator.finish().map(drop)
+}
+
+/// Switches the emulator's line between the guest and its monitor: the escape that `xtask::qemu` gives it, then c.
+const MONITOR: &str = "\x1dc";
+
+/// The pins of QEMU's `virt`, a PL061: its power button is the fourth.
+fn pin() -> Result<()> {
+    let mut vm = linux::debian(Guest::Debian612, 2, "")?;
+    vm.devices = vec!["/pl061@9030000".to_string()];
+    let mut emulator = host::USUAL.boot(&[vm], LIMIT)?;
+    emulator.expect(PROMPT)?;
+    let pins = answer(
+        &mut emulator,
+        "cd /sys/class/gpio; chip=$(basename gpiochip*); pin=$((${chip#gpiochip} + 3)); echo $pin > export; \
+         echo both > gpio$pin/edge; cat gpio$pin/edge gpio$pin/value",
+    )?;
+    ensure!(pins.starts_with("both"), "the pin cannot be watched: {pins}");
+    emulator.send(&format!("{MONITOR}system_powerdown\n{MONITOR}"))?;
+    let found = answer(&mut emulator, "sleep 2; grep gpiolib /proc/interrupts; cd")?;
+    let count: u64 =
+        found.split_whitespace().skip(1).map_while(|word| word.parse::<u64>().ok()).sum();
+    ensure!(count > 0, "the button was not heard of: {found}");
     emulator.send("poweroff\n")?;
     emulator.finish().map(drop)
 }
