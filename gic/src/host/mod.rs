@@ -321,10 +321,8 @@ impl CpuInterface {
 
     /// Does what the guest's write of a register does that traps; `None` where none does.
     pub fn write_trapped(&mut self, register: interface::Register, value: u64) -> Option<()> {
-        match self {
-            Self::Aic(cpu) if cpu.traps() => Some(interface::write(cpu, register, value)),
-            _ => None,
-        }
+        let Self::Aic(cpu) = self else { return None };
+        cpu.traps().then(|| interface::write(cpu, register, value))
     }
 }
 
