@@ -130,6 +130,41 @@ pub(super) fn same_sgi_from_all() -> Verdict {
     Ok(())
 }
 
+/// A job: sends an SGI to CPU 0.
+fn send_once(sgi: u64) -> u64 {
+    gic::send(sgi as u32, Target::Cpus(mask(0)));
+    0
+}
+
+/// While CPU 0 handles the SGI of one CPU, all others send it theirs; after that, each is heard again.
+pub(super) fn same_sgi_while_handled() -> Verdict {
+    all_cpus()?;
+    let merged = machine().gic_version() != 2;
+    for first in smp::others() {
+        check_eq!(smp::run(first, send_once, 5), Some(0), "CPU {first}");
+        let handled = gic::wait();
+        check_eq!(handled.interrupt(), 5, "SGI from CPU {first}");
+        for other in smp::others().filter(|other| *other != first) {
+            check_eq!(smp::run(other, send_once, 5), Some(0), "CPU {other}");
+        }
+        gic::end(handled);
+        let waiting = smp::count() - 2;
+        for number in 0..if merged { waiting.min(1) } else { waiting } {
+            let taken = gic::wait();
+            check_eq!(taken.interrupt(), 5, "SGI {number} sent while CPU {first}'s was handled");
+            gic::end(taken);
+        }
+        check!(gic::acknowledge().is_spurious(), "one SGI too many");
+        for sender in smp::others() {
+            check_eq!(smp::run(sender, send_once, 5), Some(0), "CPU {sender}");
+            let taken = gic::wait();
+            check_eq!(taken.interrupt(), 5, "SGI from CPU {sender} after CPU {first}'s");
+            gic::end(taken);
+        }
+    }
+    Ok(())
+}
+
 /// A job: sends all SGIs to CPU 0.
 fn send_all(_: u64) -> u64 {
     for sgi in 0..16 {

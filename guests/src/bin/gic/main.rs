@@ -52,6 +52,7 @@ mod guest {
             test("an SGI reaches all other CPUs", between::to_others),
             test("an SGI reaches the listed CPUs alone", between::to_list),
             test("the same SGI from all CPUs arrives from each", between::same_sgi_from_all),
+            test("an SGI is sent while another CPU's is handled", between::same_sgi_while_handled),
             test("sixteen SGIs from each CPU all arrive", between::many_sgis_from_all),
             test("an SGI wakes a CPU from WFI", between::wake),
             test("an SGI goes round all CPUs", between::ring),
