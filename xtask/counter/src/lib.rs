@@ -9,7 +9,7 @@
 //! | `hypervisor=FIRST-END` | physical addresses of the hypervisor's image; without it, nothing is the hypervisor's |
 //! | `out=FILE` | where lines go |
 //!
-//! A line is `mark HYPERVISOR OTHERS` whenever a program executes [`options::MARK`], and `end HYPERVISOR OTHERS` at last.
+//! A line is `mark HYPERVISOR OTHERS` whenever a program executes `HINT #127`, and `end HYPERVISOR OTHERS` at last.
 #![deny(missing_docs)]
 
 mod options;

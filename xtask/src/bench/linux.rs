@@ -48,10 +48,10 @@ const fn row(name: &'static str, title: &'static str) -> Row {
 
 /// What is counted from one mark to the next: at the kernel's first instruction, then in the order of `linux-init`.
 pub const ROWS: [Row; 9] = [
-    row("start", "power-on to the kernel's first instruction"),
+    row(START, "power-on to the kernel's first instruction"),
     row("boot", "boot to the first program"),
-    row("prepare", "mounts, drivers, files"),
-    row("idle", "a second of idling"),
+    row("prepare", "preparation: mounts, drivers, random numbers"),
+    row(IDLE, "a second of idling"),
     row("compute", "compute: SHA-256 of 8 MiB"),
     row("processes", "fork and exec: 200 programs"),
     row("disk-read", "disk: 4 MiB read in blocks of 4 KiB"),
@@ -59,6 +59,8 @@ pub const ROWS: [Row; 9] = [
     row("console", "console: 4 KiB written"),
 ];
 
+/// The row in which there is no guest yet.
+pub const START: &str = "start";
 /// The row that is counted for seconds.
 const IDLE: &str = "idle";
 
@@ -210,8 +212,8 @@ mod tests {
         let at = |n: u64| Count { hypervisor: 100 * n, others: 1000 * n };
         let mut marks: Vec<_> = (1..10).map(at).collect();
         let found = rows(&marks).unwrap();
-        assert_eq!(found["start"], at(1));
-        assert_eq!(found["idle"], Count { hypervisor: 10, others: 100 });
+        assert_eq!(found[START], at(1));
+        assert_eq!(found[IDLE], Count { hypervisor: 10, others: 100 });
         assert_eq!(found["console"], at(1));
         marks.pop();
         assert!(rows(&marks).is_err());

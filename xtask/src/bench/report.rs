@@ -64,7 +64,8 @@ pub fn linux_table(results: &Results) -> String {
         for (_, rows) in &systems {
             let count = rows.get(row.name).copied();
             line.push(cell(count.map(Count::total)));
-            let ratio = alone.filter(|alone| *alone != 0).zip(count);
+            // Before the kernel, the bare machine executes next to nothing.
+            let ratio = alone.filter(|_| row.name != linux::START).zip(count);
             line.push(ratio.map_or_else(
                 || NONE.to_string(),
                 |(alone, count)| format!("{:.3}", count.total() as f64 / alone as f64),

@@ -63,10 +63,10 @@ pub fn write(file: &Path, image: &Path, bundle: Option<&[u8]>) -> Result<()> {
     write_with(file, image, bundle, "")
 }
 
-/// As [`write`], with `commands` that GRUB carries out first, each with its line end.
+/// As [`write()`], with `commands` that GRUB carries out first, each with its line end.
 ///
 /// # Errors
-/// As [`write`].
+/// As [`write()`].
 pub fn write_with(file: &Path, image: &Path, bundle: Option<&[u8]>, commands: &str) -> Result<()> {
     packages::install(&packages::PC_MEDIA)?;
     let folder = tempfile::tempdir()?;

@@ -101,7 +101,7 @@ pub fn figures(workspace: &Workspace, model: &str) -> Result<Figures> {
 /// The workloads of Linux.
 ///
 /// # Errors
-/// As [`figures`].
+/// As [`figures()`].
 pub fn linux(workspace: &Workspace, model: &str, payload: &Payload) -> Result<Rows> {
     let vmm = vmm::fetch(workspace)?;
     let files = [

@@ -154,7 +154,7 @@ pub fn figures(workspace: &Workspace) -> Result<Figures> {
 /// The workloads of Linux, those without a disk.
 ///
 /// # Errors
-/// As [`figures`].
+/// As [`figures()`].
 pub fn linux(workspace: &Workspace, payload: &Payload) -> Result<Rows> {
     let xen = fetch(workspace)?;
     let modules = [
