@@ -19,8 +19,8 @@ use anyhow::{Context, Result, ensure};
 use clap::Args;
 
 use crate::arch::Arch;
-use crate::build;
 use crate::workspace::Workspace;
+use crate::{build, setup};
 use budget::Budget;
 use figures::Results;
 use linux::Payload;
@@ -92,6 +92,9 @@ pub fn run(workspace: &Workspace, options: &Options) -> Result<()> {
 /// Adds Linux, if it is asked for, and the peers: those that are asked for are counted; of the others, and of their Linux,
 /// figures of an earlier run are in the documentation. Peers change only with their packages.
 fn beside(workspace: &Workspace, options: &Options, results: &mut Results) -> Result<()> {
+    if options.linux || !options.peer.is_empty() {
+        setup::run(workspace, &setup::Options { arch: Some(Arch::Aarch64), ..Default::default() })?;
+    }
     let stored = workspace.root().join(STORED);
     let Results { peers, linux, .. } =
         if stored.is_file() { Results::read(&stored)? } else { Results::default() };
