@@ -22,6 +22,10 @@ impl fmt::LowerHex for GuestAddress {
     }
 }
 
+/// A host-physical address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct HostAddress(pub u64);
+
 /// A host CPU by logical number, 0 being the one that booted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct CpuId(pub usize);

@@ -4,7 +4,8 @@
 //! Each device has a *slot*: a number that says at which address and with which
 //! interrupt the guest finds it. Slots are given in one order on all
 //! architectures: console, random numbers, the monitor of a control machine, then
-//! disks and network ports in the order of the VM file. Absent devices leave no gap.
+//! disks and network ports in the order of the VM file, then the balloon. Absent devices leave
+//! no gap.
 
 use alloc::format;
 use alloc::string::String;
@@ -20,6 +21,7 @@ use crate::disk::{ImageDisk, PageSource, Partition, PartitionError, ReadOnly};
 use crate::memory::GuestMemory;
 use crate::network::switch::PortError;
 use crate::network::{MacAddress, PortMode, PortSettings, Switch, VlanId};
+use crate::virtio::balloon::{Balloon, PageOwner};
 use crate::virtio::block::{Block, Storage};
 use crate::virtio::console::Console;
 use crate::virtio::net::Net;
@@ -36,6 +38,8 @@ pub type Wires<'a> = dyn Fn(u8) -> Arc<dyn InterruptLine> + 'a;
 pub struct Resources<'a> {
     /// Its memory.
     pub memory: Arc<dyn GuestMemory + Send + Sync>,
+    /// The same as it comes and goes.
+    pub pages: Arc<dyn PageOwner>,
     /// Makes the wire of a slot.
     pub wires: &'a Wires<'a>,
     /// Where its console's output goes.
@@ -68,6 +72,8 @@ pub struct Assembly {
     pub console: Arc<dyn ConsoleInput>,
     /// What the monitor answers goes here.
     pub monitor: Option<Arc<dyn ConsoleInput>>,
+    /// How the user asks for memory back.
+    pub balloon: Option<Arc<Transport<Balloon>>>,
 }
 
 /// Why a virtual machine cannot have a device.
@@ -124,7 +130,8 @@ pub fn assemble(config: &VmConfig, resources: &Resources<'_>) -> Result<Assembly
         let device = slots.add(Net::new(port.clone(), mac));
         port.connect(&device);
     }
-    Ok(Assembly { devices: slots.devices, console, monitor })
+    let balloon = config.balloon.then(|| slots.add(Balloon::new(resources.pages.clone())));
+    Ok(Assembly { devices: slots.devices, console, monitor, balloon })
 }
 
 /// Slots that are taken.

@@ -44,17 +44,46 @@ pub trait Backend: Sized + Send + Sync + 'static {
 /// A virtual machine's part that only its architecture knows: second-stage
 /// translation, interrupt controller, memory.
 pub trait Machine: Send + Sync {
-    /// Back to the state after power-on: memory scrubbed and its images
-    /// loaded anew, interrupt controller reset. No virtual CPU runs.
+    /// A part of the way back to the state after power-on: memory scrubbed and
+    /// its images loaded anew, interrupt controller reset. `position` is 0 at
+    /// first and then what [`Reset::More`] said. A part takes a millisecond or
+    /// so, since others wait for this host CPU. No virtual CPU runs.
     ///
     /// # Errors
     /// Why the images cannot be loaded.
-    fn reset(&self) -> Result<BootState, LoadError>;
+    fn reset(&self, position: u64) -> Result<Reset, LoadError>;
+
+    /// The guest touched `address` and the hardware found no memory there.
+    /// Gives it memory that it gave up, if it did.
+    fn provide(&self, address: GuestAddress) -> Provided;
+
+    /// Bytes of memory that the guest gave up and has not got back.
+    fn absent_memory(&self) -> u64;
 
     /// The machine stood still for `ticks` of [`Backend::now`]: its clocks and
     /// timers go on where they stopped, as far as the hardware allows. No
     /// virtual CPU runs.
     fn stood_still(&self, ticks: u64);
+}
+
+/// How far a reset is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reset {
+    /// The next part is this one.
+    More(u64),
+    /// The virtual machine can start.
+    Ready(BootState),
+}
+
+/// What became of an address that a guest touched.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Provided {
+    /// There is memory: the guest may try again.
+    Present,
+    /// The address is not memory.
+    NotMemory,
+    /// The guest gave it up, and the host has none to give back.
+    Short,
 }
 
 /// Where the first virtual CPU starts.

@@ -12,7 +12,8 @@
 //! /images/NAME/hash-1  algo, value
 //! /configurations/VM   kernel, ramdisk, bunshin,vcpus, bunshin,memory, bunshin,command-line,
 //!                      bunshin,cpus, bunshin,weight, bunshin,autostart, bunshin,pinned,
-//!                      bunshin,budget, bunshin,period, bunshin,control, bunshin,direct-memory
+//!                      bunshin,budget, bunshin,period, bunshin,control, bunshin,balloon,
+//!                      bunshin,direct-memory
 //! /configurations/VM/disk-0    image, bunshin,size, bunshin,extents, bunshin,host-disk,
 //!                              bunshin,partition, bunshin,read-only
 //! /configurations/VM/net-0     bunshin,mac, bunshin,vlan

@@ -52,6 +52,8 @@ pub struct VmConfig {
     pub reservation: Option<Reservation>,
     /// Whether it may manage the other virtual machines.
     pub control: bool,
+    /// Whether it has a balloon: memory that it does not need goes back to the host.
+    pub balloon: bool,
     /// Whether its memory has the addresses of the host's, so that devices
     /// without an IOMMU can be handed to it.
     pub direct_memory: bool,
@@ -81,6 +83,7 @@ impl VmConfig {
             pinned: false,
             reservation: None,
             control: false,
+            balloon: false,
             direct_memory: false,
             disks: Vec::new(),
             nets: Vec::new(),

@@ -3,6 +3,7 @@
 #[cfg(test)]
 mod tests;
 
+use alloc::collections::VecDeque;
 use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -10,16 +11,16 @@ use core::fmt::Write;
 
 use log::{debug, error, warn};
 
-use crate::address::{CpuId, Instant};
-use crate::backend::{Backend, Vcpu};
-use crate::bus::{BusFault, Near, Progress};
+use crate::address::{CpuId, GuestAddress, Instant};
+use crate::backend::{Backend, Machine, Provided, Vcpu};
+use crate::bus::{BusFault, Near, Progress, Space};
 use crate::exit::{Exit, IoAccess, Operation, PowerAnswer, PowerRequest};
 use crate::hypervisor::{Hypervisor, Mail};
 use crate::scheduler::{Bandwidth, RunQueue};
 use crate::statistics::ExitKind;
 use crate::trace::{Recorder, Source};
 use crate::vcpu::Power;
-use crate::vm::{Transition, Vm};
+use crate::vm::{Outcome, Transition, Vm};
 
 /// Slices per second when virtual CPUs share a host CPU.
 const SLICES_PER_SECOND: u64 = 200;
@@ -41,7 +42,7 @@ struct Slot<B: Backend> {
     /// Its name in the flight recorder.
     source: Source,
     /// Where a power-down suspend resumes.
-    resume: Option<(crate::address::GuestAddress, u64)>,
+    resume: Option<(GuestAddress, u64)>,
     /// The device that it accessed last.
     near: Near,
 }
@@ -77,18 +78,25 @@ pub struct Cpu<'h, B: Backend> {
     hypervisor: &'h Hypervisor<B>,
     slots: Vec<Slot<B>>,
     queue: RunQueue,
+    /// Ticks of a slice.
+    slice: u64,
     recorder: Option<&'h Recorder>,
     /// When output that had to wait is due on the console.
     attention_due: Option<Instant>,
+    /// Virtual machines that are being prepared for their start, the first of them in turns with
+    /// whoever wants to run here.
+    preparing: VecDeque<Arc<Vm<B>>>,
 }
 
 impl<'h, B: Backend> Cpu<'h, B> {
     /// Host CPU `id` of `hypervisor`, with nothing to run yet.
     pub fn new(hypervisor: &'h Hypervisor<B>, id: CpuId) -> Self {
         let slice = hypervisor.backend.frequency().checked_div(SLICES_PER_SECOND).unwrap_or(0);
-        let queue = RunQueue::new(slice.max(1));
+        let slice = slice.max(1);
+        let queue = RunQueue::new(slice);
         let recorder = hypervisor.recorder(id);
-        Cpu { id, hypervisor, slots: Vec::new(), queue, recorder, attention_due: None }
+        let (slots, preparing) = (Vec::new(), VecDeque::new());
+        Cpu { id, hypervisor, slots, queue, slice, recorder, attention_due: None, preparing }
     }
 
     /// Runs virtual CPUs for ever.
@@ -109,10 +117,12 @@ impl<'h, B: Backend> Cpu<'h, B> {
                 return;
             }
         }
+        self.prepare();
         let now = self.hypervisor.backend.now();
         self.refresh(now, None);
         match self.queue.pick(now) {
             Some(index) => self.run_slot(index, now),
+            None if self.has_work() => {}
             None => {
                 if self.hypervisor.all_stopped() {
                     self.hypervisor.console.flush();
@@ -152,15 +162,48 @@ impl<'h, B: Backend> Cpu<'h, B> {
                     });
                 }
                 Mail::Start(vm) => {
-                    if vm.start(&self.hypervisor.backend) {
+                    if vm.begin_start() {
                         self.hypervisor.stay_on(false);
+                        self.preparing.push_back(vm);
                     }
                 }
                 Mail::Request(vm, transition) => {
-                    vm.request(&self.hypervisor.backend, transition);
+                    let asked = vm.request(&self.hypervisor.backend, transition);
+                    self.follow(vm, asked);
                 }
             }
         }
+    }
+
+    /// Takes over what is left to be done for a transition.
+    fn follow(&mut self, vm: Arc<Vm<B>>, asked: Outcome) {
+        match asked {
+            Outcome::Impossible | Outcome::UnderWay => {}
+            Outcome::Prepare => self.preparing.push_back(vm),
+        }
+    }
+
+    /// Prepares the first of the machines that are to start, for a part of a slice. Then those that
+    /// run here have their turn.
+    fn prepare(&mut self) {
+        let backend = &self.hypervisor.backend;
+        let Some(vm) = self.preparing.front() else { return };
+        let end = backend.now().0.saturating_add(self.slice >> 2);
+        let ready = loop {
+            match vm.prepare(backend) {
+                Progress::Done => break true,
+                Progress::Again if backend.now().0 >= end => break false,
+                Progress::Again => {}
+            }
+        };
+        if ready {
+            self.preparing.pop_front();
+        }
+    }
+
+    /// Whether this host CPU has something to do beside running guests.
+    fn has_work(&self) -> bool {
+        !self.preparing.is_empty() || self.mail_waits()
     }
 
     /// Tells the queue which slots want to run. `loaded` is the one that is on
@@ -218,6 +261,9 @@ impl<'h, B: Backend> Cpu<'h, B> {
         slot.vcpu.load(shared);
         slot.vcpu.handle().begin(now);
         let mut began = now;
+        // It is the turn of whom this host CPU prepares after a slice.
+        let turn = if self.preparing.is_empty() { u64::MAX } else { self.slice };
+        let turn_end = Instant(now.0.saturating_add(turn));
         if shared {
             self.arm(index, began);
         } else if self.attention_due.is_some() {
@@ -241,7 +287,7 @@ impl<'h, B: Backend> Cpu<'h, B> {
                     if shared {
                         let now = backend.now();
                         self.settle(index, &mut began, now);
-                        if self.queue.pick(now) != Some(index) {
+                        if self.queue.pick(now) != Some(index) || now >= turn_end {
                             break;
                         }
                         self.arm(index, began);
@@ -273,7 +319,9 @@ impl<'h, B: Backend> Cpu<'h, B> {
         if let Some(slot) = self.slots.get_mut(index) {
             slot.vcpu.handle().end(now);
             slot.vcpu.save();
-            slot.vm.leave(backend);
+            let vm = slot.vm.clone();
+            let asked = vm.leave(backend);
+            self.follow(vm, asked);
         }
     }
 
@@ -322,7 +370,7 @@ impl<'h, B: Backend> Cpu<'h, B> {
     /// Arms the timer for the end of the slice or the first sleeper's timer.
     fn arm(&mut self, index: usize, now: Instant) {
         let sleeper = self.earliest_deadline(Some(index));
-        let contended = self.queue.contended(index);
+        let contended = self.queue.contended(index) || !self.preparing.is_empty();
         let slice = self.queue.slice_end(index, now);
         let slice = contended.then_some(slice);
         let first = [sleeper, slice, self.attention_due].into_iter().flatten().min();
@@ -364,7 +412,7 @@ impl<'h, B: Backend> Cpu<'h, B> {
                 }
             }
             let Some(slot) = self.slots.get_mut(index) else { return false };
-            if self.queue.contended(index) {
+            if self.queue.contended(index) || !self.preparing.is_empty() {
                 return false;
             }
             // A waker whose kick has been served must not wait for another.
@@ -410,15 +458,22 @@ fn handle<B: Backend>(
 ) -> Next {
     let raw = slot.vcpu.raw_exit();
     let (next, kind) = match exit {
-        Exit::Io(access) => (perform_io(slot, access), ExitKind::Io),
+        Exit::Io(access) => (perform_io(&hypervisor.backend, slot, access), ExitKind::Io),
         Exit::UndecodedIo { address } => {
             debug!("vm \"{}\": access at {address:#x} not decodable", slot.vm.config.name);
             slot.vcpu.fault_access();
             (Next::Resume, ExitKind::Io)
         }
-        Exit::MemoryFault { .. } => {
-            slot.vcpu.fault_access();
-            (Next::Resume, ExitKind::MemoryFault)
+        Exit::MemoryFault { address, .. } => {
+            let next = match slot.vm.machine.provide(address) {
+                Provided::Present => Next::Resume,
+                Provided::NotMemory => {
+                    slot.vcpu.fault_access();
+                    Next::Resume
+                }
+                Provided::Short => wait_for_memory(&hypervisor.backend, slot),
+            };
+            (next, ExitKind::MemoryFault)
         }
         Exit::Hypercall { .. } => {
             slot.vcpu.refuse_call();
@@ -447,11 +502,11 @@ fn handle<B: Backend>(
 
 /// Lets a device answer, or has the access fault.
 #[inline]
-fn perform_io<B: Backend>(slot: &mut Slot<B>, access: IoAccess) -> Next {
+fn perform_io<B: Backend>(backend: &B, slot: &mut Slot<B>, access: IoAccess) -> Next {
     let Slot { vm, vcpu, near, .. } = slot;
     let found = vm.bus.find_near(near, access.space, access.address, access.width);
     let answer = match (found, access.operation) {
-        (None, _) => Err(BusFault),
+        (None, _) => return nobody_answers(backend, slot, access),
         (Some((device, offset)), Operation::Read) => device.read(offset, access.width),
         (Some((device, offset)), Operation::Write(value)) => {
             match device.write_some(offset, access.width, value) {
@@ -469,6 +524,35 @@ fn perform_io<B: Backend>(slot: &mut Slot<B>, access: IoAccess) -> Next {
         Err(BusFault) => vcpu.fault(access.completion),
     }
     Next::Resume
+}
+
+/// An access to an address that no device has: memory that the guest gave up, or nothing at all.
+#[cold]
+fn nobody_answers<B: Backend>(backend: &B, slot: &mut Slot<B>, access: IoAccess) -> Next {
+    let provided = match access.space {
+        Space::Memory => slot.vm.machine.provide(GuestAddress(access.address)),
+        Space::Port => Provided::NotMemory,
+    };
+    match provided {
+        Provided::Present => slot.vcpu.repeat(access.completion),
+        Provided::NotMemory => slot.vcpu.fault(access.completion),
+        Provided::Short => {
+            slot.vcpu.repeat(access.completion);
+            return wait_for_memory(backend, slot);
+        }
+    }
+    Next::Resume
+}
+
+/// The guest needs memory that it gave up, and the host has none left: it stands still until the
+/// user lets it try again.
+fn wait_for_memory<B: Backend>(backend: &B, slot: &Slot<B>) -> Next {
+    warn!(
+        "vm \"{}\": needs memory that it gave up, but none is free; make another VM smaller \
+         (`balloon`), then `resume` it",
+        slot.vm.config.name
+    );
+    stop(backend, slot, Transition::Pause)
 }
 
 fn power<B: Backend>(

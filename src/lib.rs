@@ -29,6 +29,7 @@ pub mod elf;
 pub mod exit;
 #[cfg(test)]
 mod fake;
+pub mod frames;
 pub mod host_devices;
 pub mod hypervisor;
 pub mod memory;

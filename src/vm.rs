@@ -1,7 +1,7 @@
 //! A virtual machine and its life cycle.
 //!
-//! Lock order: `lifecycle` before a virtual CPU's power lock. Neither is held
-//! while guest code runs or while images are loaded.
+//! Lock order: `preparation`, `lifecycle`, a virtual CPU's power lock. None is held
+//! while guest code runs, and only `preparation` while images are loaded.
 
 #[cfg(test)]
 mod tests;
@@ -14,12 +14,13 @@ use log::{error, info};
 use spin::mutex::TicketMutex;
 
 use crate::address::{Instant, VcpuId};
-use crate::backend::{Backend, Machine};
-use crate::bus::Bus;
+use crate::backend::{Backend, Machine, Reset};
+use crate::bus::{Bus, Progress};
 use crate::config::VmConfig;
-use crate::exit::PowerAnswer;
 use crate::statistics::Total;
 use crate::vcpu::{Power, VcpuHandle};
+use crate::virtio::Transport;
+use crate::virtio::balloon::Balloon;
 
 /// Why a virtual machine leaves the running state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,6 +53,26 @@ pub enum State {
     Changing,
 }
 
+/// What became of a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// The virtual machine is in no state for it.
+    Impossible,
+    /// It is carried out, or somebody else carries it out.
+    UnderWay,
+    /// Whoever asked has to see that the virtual machine is prepared for its start.
+    Prepare,
+}
+
+/// A boot that is under way.
+#[derive(Debug, Clone, Copy)]
+struct Preparation {
+    /// Where the machine's reset goes on.
+    position: u64,
+    /// What the virtual machine is if its images cannot be loaded.
+    otherwise: State,
+}
+
 #[derive(Debug)]
 struct Lifecycle {
     state: State,
@@ -70,10 +91,13 @@ pub struct Vm<B: Backend> {
     /// Its virtual CPUs, by number.
     pub vcpus: Vec<Arc<VcpuHandle>>,
     lifecycle: TicketMutex<Lifecycle>,
+    preparation: TicketMutex<Option<Preparation>>,
     /// Copy of "not running" that is read at every exit without the lock.
     stopping: AtomicBool,
     /// How often it was started, resets included.
     starts: AtomicU64,
+    /// How the user asks for memory of it.
+    balloon: Option<Arc<Transport<Balloon>>>,
 }
 
 impl<B: Backend> Vm<B> {
@@ -90,9 +114,26 @@ impl<B: Backend> Vm<B> {
             machine,
             vcpus,
             lifecycle: TicketMutex::new(Lifecycle { state: State::Created, active: 0 }),
+            preparation: TicketMutex::new(None),
             stopping: AtomicBool::new(true),
             starts: AtomicU64::new(0),
+            balloon: None,
         }
+    }
+
+    /// The same with a balloon among its devices.
+    pub fn with_balloon(self, balloon: Option<Arc<Transport<Balloon>>>) -> Self {
+        Vm { balloon, ..self }
+    }
+
+    /// Its balloon, if it has one.
+    pub fn balloon(&self) -> Option<&Arc<Transport<Balloon>>> {
+        self.balloon.as_ref()
+    }
+
+    /// Bytes of its memory that it has at this moment.
+    pub fn present_memory(&self) -> u64 {
+        self.config.memory.saturating_sub(self.machine.absent_memory())
     }
 
     /// How often it was started, resets included.
@@ -111,9 +152,17 @@ impl<B: Backend> Vm<B> {
         self.stopping.load(Ordering::Acquire)
     }
 
-    /// Loads the images and lets the first virtual CPU start. Only a virtual
+    /// Loads the images and lets the first virtual CPU start, at once. Only a virtual
     /// machine that does not run starts; false for any other, or when loading failed.
     pub fn start(&self, backend: &B) -> bool {
+        let starts = self.begin_start();
+        while starts && self.prepare(backend) == Progress::Again {}
+        starts && self.state() == State::Running
+    }
+
+    /// Begins a start, which [`Self::prepare`] carries out; false unless the virtual
+    /// machine is one that does not run.
+    pub(crate) fn begin_start(&self) -> bool {
         let before = {
             let mut lifecycle = self.lifecycle.lock();
             let before = lifecycle.state;
@@ -123,20 +172,21 @@ impl<B: Backend> Vm<B> {
             lifecycle.state = State::Changing;
             before
         };
-        self.boot(backend, before)
+        self.begin_boot(before);
+        true
     }
 
     /// Asks for a transition. The first request wins, but what ends a run
-    /// replaces a pause. False when none is possible because the virtual
-    /// machine does not run, or stands still already.
-    pub fn request(&self, backend: &B, transition: Transition) -> bool {
+    /// replaces a pause. None is possible when the virtual machine does not run, or
+    /// stands still already.
+    pub fn request(&self, backend: &B, transition: Transition) -> Outcome {
         let idle = {
             let mut lifecycle = self.lifecycle.lock();
             match (lifecycle.state, transition) {
                 (State::Running, _) => {}
                 (State::Paused(_) | State::Draining(Transition::Pause), transition)
                     if transition != Transition::Pause => {}
-                _ => return false,
+                _ => return Outcome::Impossible,
             }
             self.stopping.store(true, Ordering::Release);
             if lifecycle.active == 0 {
@@ -148,11 +198,10 @@ impl<B: Backend> Vm<B> {
             }
         };
         if idle {
-            self.carry_out(backend, transition);
-        } else {
-            self.kick_all(backend);
+            return self.carry_out(backend, transition);
         }
-        true
+        self.kick_all(backend);
+        Outcome::UnderWay
     }
 
     /// Lets a paused virtual machine go on; false for any other. Its time goes
@@ -184,7 +233,7 @@ impl<B: Backend> Vm<B> {
 
     /// A virtual CPU has been taken off its host CPU. The last one to leave a
     /// draining virtual machine carries out the transition.
-    pub(crate) fn leave(&self, backend: &B) {
+    pub(crate) fn leave(&self, backend: &B) -> Outcome {
         let due = {
             let mut lifecycle = self.lifecycle.lock();
             lifecycle.active = lifecycle.active.saturating_sub(1);
@@ -196,9 +245,7 @@ impl<B: Backend> Vm<B> {
                 _ => None,
             }
         };
-        if let Some(transition) = due {
-            self.carry_out(backend, transition);
-        }
+        due.map_or(Outcome::UnderWay, |transition| self.carry_out(backend, transition))
     }
 
     /// Whether all virtual CPUs but `except` are off.
@@ -213,11 +260,11 @@ impl<B: Backend> Vm<B> {
         }
     }
 
-    fn carry_out(&self, backend: &B, transition: Transition) {
+    fn carry_out(&self, backend: &B, transition: Transition) -> Outcome {
         if transition == Transition::Pause {
             info!("vm \"{}\": paused", self.config.name);
             self.lifecycle.lock().state = State::Paused(backend.now());
-            return;
+            return Outcome::UnderWay;
         }
         for vcpu in &self.vcpus {
             vcpu.turn_off();
@@ -242,16 +289,37 @@ impl<B: Backend> Vm<B> {
             }
             Transition::Reset => {
                 info!("vm \"{name}\": reset");
-                self.boot(backend, State::Stopped);
+                self.begin_boot(State::Stopped);
+                return Outcome::Prepare;
             }
         }
+        Outcome::UnderWay
     }
 
-    /// From `Changing` to `Running`, or to `otherwise` when the images cannot
+    /// From `Changing` on to `Running`, or to `otherwise` when the images cannot
     /// be loaded.
-    fn boot(&self, backend: &B, otherwise: State) -> bool {
+    fn begin_boot(&self, otherwise: State) {
         self.bus.reset();
-        let booted = self.machine.reset();
+        *self.preparation.lock() = Some(Preparation { position: 0, otherwise });
+    }
+
+    /// Does a part of what a start or a reset has begun. `Again` until it runs,
+    /// or cannot.
+    pub(crate) fn prepare(&self, backend: &B) -> Progress {
+        let mut preparation = self.preparation.lock();
+        let Some(Preparation { position, otherwise }) = *preparation else {
+            return Progress::Done;
+        };
+        let booted = match self.machine.reset(position) {
+            Ok(Reset::More(position)) => {
+                *preparation = Some(Preparation { position, otherwise });
+                return Progress::Again;
+            }
+            Ok(Reset::Ready(boot)) => Ok(boot),
+            Err(reason) => Err(reason),
+        };
+        *preparation = None;
+        drop(preparation);
         if booted.is_ok() {
             let (name, free) = (&self.config.name, backend.free_memory() >> 10);
             info!("vm \"{name}\": started, {free} KiB of host memory free");
@@ -259,7 +327,7 @@ impl<B: Backend> Vm<B> {
         let mut lifecycle = self.lifecycle.lock();
         let Some(first) = self.vcpus.first() else {
             lifecycle.state = otherwise;
-            return false;
+            return Progress::Done;
         };
         match booted {
             Ok(boot) => {
@@ -269,17 +337,16 @@ impl<B: Backend> Vm<B> {
                 lifecycle.state = State::Running;
                 self.starts.fetch_add(1, Ordering::Relaxed);
                 self.stopping.store(false, Ordering::Release);
-                let answer = first.turn_on(boot.entry, boot.context);
+                first.turn_on(boot.entry, boot.context);
                 drop(lifecycle);
                 backend.kick(first.home());
-                answer == PowerAnswer::Success
             }
             Err(reason) => {
                 lifecycle.state = otherwise;
                 drop(lifecycle);
                 error!("vm \"{}\": {reason}", self.config.name);
-                false
             }
         }
+        Progress::Done
     }
 }

@@ -16,8 +16,9 @@ use super::{
 use crate::config::{Reservation, VmConfig};
 
 /// Every property of a configuration that FIT does not define.
-const OWN_PROPERTIES: [&str; 11] = [
+const OWN_PROPERTIES: [&str; 12] = [
     "bunshin,autostart",
+    "bunshin,balloon",
     "bunshin,budget",
     "bunshin,command-line",
     "bunshin,control",
@@ -131,6 +132,7 @@ fn read(node: Node<'_>, images: &Images<'_>, blob: &[u8]) -> Result<VmConfig, Bu
         pinned: flag(node, "bunshin,pinned")?,
         reservation: reservation(node)?,
         control: flag(node, "bunshin,control")?,
+        balloon: flag(node, "bunshin,balloon")?,
         direct_memory: flag(node, "bunshin,direct-memory")?,
         disks: device::disks(node, images)?,
         nets: device::nets(node)?,

@@ -283,8 +283,13 @@ impl El2Vcpu {
             return None;
         }
         let access = if abort.is_write() { FaultAccess::Write } else { FaultAccess::Read };
-        if abort.on_stage1_walk() || abort.status().is_external() || !abort.has_address() {
-            return Some(Exit::MemoryFault { address: GuestAddress(fault_page()), access });
+        let page = GuestAddress(fault_page());
+        if abort.status().is_external() || !(abort.has_address() || abort.on_stage1_walk()) {
+            // No address: not one of memory that could be brought back.
+            return Some(Exit::UndecodedIo { address: page });
+        }
+        if abort.on_stage1_walk() {
+            return Some(Exit::MemoryFault { address: page, access });
         }
         let state = ProgramState::new(self.registers.pstate);
         let far = self.raw_exit().detail;
@@ -295,8 +300,8 @@ impl El2Vcpu {
             translate_stage1(far, state, abort.is_write())?
         };
         if self.machine.ram.contains(address, 1) {
-            // Memory is always mapped: another CPU was replacing the entry.
-            return None;
+            // Given up, or another CPU was replacing the entry.
+            return Some(Exit::MemoryFault { address: GuestAddress(address), access });
         }
         self.emulate(address)
     }
@@ -304,14 +309,11 @@ impl El2Vcpu {
     /// An instruction fetch that stage 2 does not translate.
     #[cold]
     pub(crate) fn instruction_abort(&mut self, abort: InstructionAbort) -> Option<Exit> {
-        let address = fault_page();
-        if abort.has_intermediate_address()
-            && !abort.on_stage1_walk()
-            && self.machine.ram.contains(address, 1)
-        {
-            return None;
+        let address = GuestAddress(fault_page());
+        if !abort.has_intermediate_address() {
+            return Some(Exit::UndecodedIo { address });
         }
-        Some(Exit::MemoryFault { address: GuestAddress(address), access: FaultAccess::Execute })
+        Some(Exit::MemoryFault { address, access: FaultAccess::Execute })
     }
 }
 

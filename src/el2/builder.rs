@@ -19,6 +19,8 @@ use bunshin::device::pl031::Pl031;
 use bunshin::hypervisor::Hypervisor;
 use bunshin::placement::Placement;
 use bunshin::vcpu::VcpuHandle;
+use bunshin::virtio::Transport;
+use bunshin::virtio::balloon::Balloon;
 use bunshin::vm::Vm;
 use gic::vgic::{Config, Version};
 use gic::{Affinity, Line, Vgic};
@@ -26,14 +28,14 @@ use log::info;
 use platform::Region;
 use platform::guest::layout;
 use spin::Once;
-use spin::mutex::{SpinMutex, TicketMutex};
-use stage2::{Attributes, IntermediateAddress, MemoryType, PageTable, PhysicalAddress, VmidTag};
+use spin::mutex::SpinMutex;
+use stage2::{Attributes, IntermediateAddress, MemoryType, PhysicalAddress};
 use traps::identification::{self, Policy};
 
 use crate::el2::backend::El2;
 use crate::el2::console::CONSOLE;
 use crate::el2::host::host;
-use crate::el2::machine::{self, Machine, Translation, Wire};
+use crate::el2::machine::{self, Machine, Wire};
 use crate::el2::memory::Ram;
 use crate::el2::passthrough::{self, Passed};
 use crate::el2::registers::read_register;
@@ -82,7 +84,7 @@ pub(crate) fn build(
     let passed = Passed::take(config)?;
     let ram = memory(config, &passed)?;
     let stolen_time = StolenTimePage::allocate().ok_or("no memory for stolen time")?;
-    let translation = map(&ram, &stolen_time, &passed)?;
+    map(&ram, &stolen_time, &passed)?;
     let mpidrs: Vec<u64> = (0..count).map(affinity).collect();
     let vgic = controller(&mpidrs, &passed)?;
     let host = host();
@@ -95,13 +97,13 @@ pub(crate) fn build(
         config: config.clone(),
         ram: Arc::new(ram),
         virtio_devices: Once::new(),
-        translation: TicketMutex::new(translation),
         vgic: SpinMutex::new(vgic),
         id: identification::sanitise(&host.features.id, &policy),
         mpidrs,
         counter_offset: AtomicU64::new(0),
         stolen_time,
         passed,
+        boot: SpinMutex::new(None),
         vcpus: Once::new(),
     });
     let handles: Vec<Arc<VcpuHandle>> = homes
@@ -110,11 +112,12 @@ pub(crate) fn build(
         .map(|(number, home)| Arc::new(VcpuHandle::new(VcpuId(number), home)))
         .collect();
     machine.vcpus.call_once(|| handles.clone());
-    let bus = devices(&machine, resources)?;
+    let (bus, balloon) = devices(&machine, resources)?;
     passthrough::connect(&machine);
     let vcpus =
         handles.iter().map(|handle| El2Vcpu::new(machine.clone(), handle.clone())).collect();
-    let vm = Arc::new(Vm::new(config.clone(), bus, machine, handles));
+    let vm = Vm::new(config.clone(), bus, machine, handles).with_balloon(balloon);
+    let vm = Arc::new(vm);
     hypervisor.add(vm.clone(), vcpus);
     Ok(vm)
 }
@@ -123,9 +126,16 @@ pub(crate) fn build(
 fn memory(config: &VmConfig, passed: &Passed) -> Result<Ram, String> {
     let (size, free) = (config.memory >> 20, crate::el2::frames::available() >> 20);
     if !config.direct_memory {
-        return Ram::allocate(layout::RAM_BASE.get(), config.memory).ok_or_else(|| {
-            format!("memory: no {size} MiB of host memory left ({free} MiB are free); give less")
-        });
+        return Ram::allocate(layout::RAM_BASE.get(), config.memory, config.balloon).ok_or_else(
+            || {
+                format!(
+                    "memory: no {size} MiB of host memory left ({free} MiB are free); give less"
+                )
+            },
+        );
+    }
+    if config.balloon {
+        return Err("balloon: a device could write to memory that the guest gave up; remove it, or direct_memory".into());
     }
     // Above what else the guest has, and where stage 2 can map it.
     let within = layout::PASSED.end().get()..1 << host().geometry.input_bits();
@@ -141,13 +151,16 @@ fn memory(config: &VmConfig, passed: &Passed) -> Result<Ram, String> {
     Ok(ram)
 }
 
-/// Stage 2: memory, stolen-time records, devices of its own and, on a GICv2, the virtual CPU interface.
-fn map(ram: &Ram, stolen_time: &StolenTimePage, passed: &Passed) -> Result<Translation, String> {
-    let mut table = PageTable::new(host().geometry.format(), &mut FrameTables).map_err(failed)?;
+/// What stage 2 has beside memory: stolen-time records, devices of its own and, on a GICv2, the
+/// virtual CPU interface.
+fn map(ram: &Ram, stolen_time: &StolenTimePage, passed: &Passed) -> Result<(), String> {
+    let mut translation = ram.translation.write();
     // Nothing is running under this table yet: no TLB entry can be stale.
     let mut tlb = GuestTlb { vttbr: read_register!("vttbr_el2") };
     let mut put = |guest: u64, physical: u64, size: u64, attributes: Attributes| {
-        table
+        translation
+            .map
+            .table_mut()
             .map(
                 &mut FrameTables,
                 &mut tlb,
@@ -158,9 +171,6 @@ fn map(ram: &Ram, stolen_time: &StolenTimePage, passed: &Passed) -> Result<Trans
             )
             .map_err(failed)
     };
-    for piece in ram.pieces() {
-        put(piece.guest, piece.host, piece.size, Attributes::RAM)?;
-    }
     let records =
         Attributes { read: true, write: false, execute: false, memory: MemoryType::Normal };
     put(stolen_time::ADDRESS, stolen_time.host_address(), stolen_time::SIZE, records)?;
@@ -175,7 +185,7 @@ fn map(ram: &Ram, stolen_time: &StolenTimePage, passed: &Passed) -> Result<Trans
             Attributes::DEVICE,
         )?;
     }
-    Ok(Translation { table, tag: VmidTag::default() })
+    Ok(())
 }
 
 /// The interrupt controller, with the guest's private interrupts and those of its own devices
@@ -207,7 +217,10 @@ fn controller(mpidrs: &[u64], passed: &Passed) -> Result<Vgic, String> {
 }
 
 /// The devices of QEMU's `virt` that every guest has, and those of its configuration.
-fn devices(machine: &Arc<Machine>, host: &HostResources) -> Result<Bus, String> {
+fn devices(
+    machine: &Arc<Machine>,
+    host: &HostResources,
+) -> Result<(Bus, Option<Arc<Transport<Balloon>>>), String> {
     let console = CONSOLE.add(&machine.config.name, machine.config.autostart);
     let mut bus = Bus::new();
     bus.attach(
@@ -229,17 +242,17 @@ fn devices(machine: &Arc<Machine>, host: &HostResources) -> Result<Bus, String> 
     let clock = Arc::new(Pl031::new(Arc::new(Uptime), wire));
     bus.attach(Space::Memory, layout::RTC.base().get(), layout::RTC.size(), clock)
         .map_err(failed)?;
-    virtio(machine, host, console, &mut bus)?;
-    Ok(bus)
+    let balloon = virtio(machine, host, console, &mut bus)?;
+    Ok((bus, balloon))
 }
 
-/// The virtio devices of the machine's configuration.
+/// The virtio devices of the machine's configuration; the balloon, if it is among them.
 fn virtio(
     machine: &Arc<Machine>,
     host: &HostResources,
     console: Channel,
     bus: &mut Bus,
-) -> Result<(), String> {
+) -> Result<Option<Arc<Transport<Balloon>>>, String> {
     let port = CONSOLE.port(console);
     let config = &machine.config;
     let control = config.control.then(|| CONSOLE.port(CONSOLE.add_control(&config.name)));
@@ -251,6 +264,7 @@ fn virtio(
     let monitor = control.clone().map(|port| port as Arc<dyn ConsoleSink>);
     let resources = Resources {
         memory: machine.ram.clone(),
+        pages: machine.ram.clone(),
         wires: &wires,
         console: port.clone(),
         monitor,
@@ -269,5 +283,5 @@ fn virtio(
     }
     let count = u8::try_from(assembly.devices.len()).unwrap_or(u8::MAX);
     machine.virtio_devices.call_once(|| count);
-    Ok(())
+    Ok(assembly.balloon)
 }

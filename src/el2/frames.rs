@@ -3,44 +3,30 @@
 use alloc::vec::Vec;
 use core::ops::Range;
 
-use buddy_system_allocator::FrameAllocator;
+use bunshin::address::HostAddress;
+pub(crate) use bunshin::frames::FRAME;
+use bunshin::frames::Frames;
 use spin::mutex::TicketMutex;
 
-/// Size of a frame in bytes.
-pub(crate) const FRAME: u64 = 4096;
-
-/// Free memory and how much of it there is.
-struct Frames {
-    // Blocks of up to 2^32 frames.
-    allocator: FrameAllocator<33>,
-    free: u64,
-}
-
-static FRAMES: TicketMutex<Option<Frames>> = TicketMutex::new(None);
+static FRAMES: TicketMutex<Frames> = TicketMutex::new(Frames::new());
 
 /// Adds `base..base + size`, cut to whole frames. The range must be memory
-/// that nothing uses and that the EL2 map covers.
+/// that nothing uses and that the EL2 map covers. Its books lie at its start.
 pub(crate) fn add(base: u64, size: u64) {
     // Frame 0 stays out: address 0 is nobody's memory here.
-    let start = base.div_ceil(FRAME).max(1);
-    let end = base.saturating_add(size) / FRAME;
-    if start < end {
-        let mut frames = FRAMES.lock();
-        let frames =
-            frames.get_or_insert_with(|| Frames { allocator: FrameAllocator::new(), free: 0 });
-        frames.allocator.add_frame(start as usize, end as usize);
-        frames.free += end - start;
-    }
+    let start = base.next_multiple_of(FRAME).max(FRAME);
+    let Some(size) = base.checked_add(size).and_then(|end| end.checked_sub(start)) else { return };
+    let words = Frames::books(HostAddress(start), size);
+    let room = (words as u64 * size_of::<u64>() as u64).next_multiple_of(FRAME);
+    let Some(rest) = size.checked_sub(room) else { return };
+    // SAFETY: the memory is nobody's and mapped, and it stays out of the frames that are given away.
+    let books = unsafe { core::slice::from_raw_parts_mut(start as *mut u64, words) };
+    FRAMES.lock().add(HostAddress(start + room), rest, books);
 }
 
 /// Allocates `bytes` (rounded up to a power of two), aligned to their size.
 pub(crate) fn allocate(bytes: u64) -> Option<u64> {
-    let count = bytes.div_ceil(FRAME).next_power_of_two();
-    let mut frames = FRAMES.lock();
-    let frames = frames.as_mut()?;
-    let frame = frames.allocator.alloc(count as usize)?;
-    frames.free -= count;
-    Some(frame as u64 * FRAME)
+    FRAMES.lock().allocate(bytes).map(|address| address.0)
 }
 
 /// Allocates `bytes`, a whole number of frames, in one range inside of `within`. What its power of two has more is given
@@ -69,16 +55,17 @@ pub(crate) fn allocate_within(bytes: u64, within: Range<u64>) -> Option<u64> {
     Some(base)
 }
 
-/// Gives back what [`allocate`] gave for `bytes`.
+/// Allocates the block of `bytes` at `base`; false unless all of it is free.
+pub(crate) fn allocate_at(base: u64, bytes: u64) -> bool {
+    FRAMES.lock().allocate_at(HostAddress(base), bytes)
+}
+
+/// Gives back what [`allocate`] gave for `bytes`, or a part of it.
 pub(crate) fn free(base: u64, bytes: u64) {
-    let count = bytes.div_ceil(FRAME).next_power_of_two();
-    if let Some(frames) = FRAMES.lock().as_mut() {
-        frames.allocator.dealloc((base / FRAME) as usize, count as usize);
-        frames.free += count;
-    }
+    FRAMES.lock().free(HostAddress(base), bytes);
 }
 
 /// Free bytes.
 pub(crate) fn available() -> u64 {
-    FRAMES.lock().as_ref().map_or(0, |frames| frames.free * FRAME)
+    FRAMES.lock().available()
 }

@@ -18,7 +18,7 @@ use crate::el2::backend::El2;
 use crate::el2::fault;
 use crate::el2::features::Features;
 use crate::el2::interrupts::Interrupts;
-use crate::el2::machine::Translation;
+use crate::el2::memory::Translation;
 use crate::el2::percpu;
 use crate::el2::registers::{synchronize, write_register};
 use crate::el2::reset::Watchdog;
@@ -185,7 +185,7 @@ impl Host {
     }
 
     fn vttbr(&self, vmid: Vmid, translation: &Translation) -> u64 {
-        self.geometry.vttbr(vmid, translation.table.root())
+        self.geometry.vttbr(vmid, translation.map.table().root())
     }
 
     /// This CPU runs no guest for now; its VMID may be given away.

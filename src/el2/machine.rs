@@ -5,14 +5,15 @@ use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU64, Ordering};
 
-use bunshin::backend::{self, BootState, LoadError};
+use bunshin::address::GuestAddress;
+use bunshin::backend::{self, BootState, LoadError, Provided, Reset};
 use bunshin::bus::InterruptLine;
 use bunshin::config::VmConfig;
 use bunshin::vcpu::VcpuHandle;
 use gic::{Effects, IntId, Line, VcpuIndex, VcpuSet, Vgic};
 use spin::Once;
-use spin::mutex::{SpinMutex, TicketMutex};
-use stage2::{PageTable, VmidTag, Vmsa};
+use spin::mutex::SpinMutex;
+use stage2::BLOCK;
 use traps::identification::IdRegisters;
 
 use crate::el2::host::host;
@@ -24,20 +25,12 @@ use crate::el2::percpu;
 use crate::el2::registers::read_register;
 use crate::el2::stolen_time::StolenTimePage;
 
-/// The stage-2 table and its VMID.
-pub(crate) struct Translation {
-    pub(crate) table: PageTable<Vmsa>,
-    pub(crate) tag: VmidTag,
-}
-
-/// What the virtual CPUs of one virtual machine share. Lock order:
-/// `translation`, then the host's VMID allocator; `vgic` stands alone.
+/// What the virtual CPUs of one virtual machine share. `vgic` stands alone in the order of locks.
 pub(crate) struct Machine {
     pub(crate) config: VmConfig,
     pub(crate) ram: Arc<Ram>,
     /// How many virtio devices it has, once they are made.
     pub(crate) virtio_devices: Once<u8>,
-    pub(crate) translation: TicketMutex<Translation>,
     // Not a ticket lock: where host CPUs are threads of an emulator, all would wait for the one
     // whose turn it is while it is not running.
     pub(crate) vgic: SpinMutex<Vgic>,
@@ -51,6 +44,8 @@ pub(crate) struct Machine {
     pub(crate) stolen_time: StolenTimePage,
     /// The host's devices that it has.
     pub(crate) passed: Passed,
+    /// How the guest starts, once its images are loaded.
+    pub(crate) boot: SpinMutex<Option<BootState>>,
     /// Its virtual CPUs as others see them.
     pub(crate) vcpus: Once<Vec<Arc<VcpuHandle>>>,
 }
@@ -88,26 +83,58 @@ impl Machine {
         self.ram.contains(address, 4)
     }
 
-    /// Writes the guest's memory back and empties the caches of it: what a
-    /// guest means by cache maintenance by set and way.
-    pub(crate) fn flush_memory(&self) {
-        self.ram.clean();
+    /// Writes a part of the guest's memory back and empties the caches of it: what a guest means by
+    /// cache maintenance by set and way. Begins at offset `from` and gives the next part's, if
+    /// there is one.
+    pub(crate) fn flush_memory(&self, from: u64) -> Option<u64> {
+        let end = from.saturating_add(PART).min(self.ram.size());
+        for offset in (from..end).step_by(BLOCK as usize) {
+            self.ram.clean(offset);
+        }
+        (end < self.ram.size()).then_some(end)
     }
 }
 
+/// Bytes of memory that are cleared or flushed with interrupts masked.
+const PART: u64 = 2 * BLOCK;
+
 impl backend::Machine for Machine {
-    fn reset(&self) -> Result<BootState, LoadError> {
-        self.vgic.lock().reset(|physical| {
-            percpu::this().interface().clear_active(IntId::new(physical));
-        });
-        self.ram.scrub();
-        let boot = loader::load(self)?;
+    /// Clears all memory, loads the images, and flushes all memory, part by part: positions below the
+    /// size of memory are of the first, those above of the last.
+    fn reset(&self, position: u64) -> Result<Reset, LoadError> {
+        let size = self.ram.size();
+        if position == 0 {
+            self.vgic.lock().reset(|physical| {
+                percpu::this().interface().clear_active(IntId::new(physical));
+            });
+        }
+        if position < size {
+            let end = position.saturating_add(PART).min(size);
+            for offset in (position..end).step_by(BLOCK as usize) {
+                self.ram.scrub(offset);
+            }
+            return Ok(Reset::More(end));
+        }
+        if position == size {
+            *self.boot.lock() = Some(loader::load(self)?);
+        }
         // The guest starts with its caches off.
-        self.ram.clean();
+        if let Some(offset) = self.flush_memory(position - size) {
+            return Ok(Reset::More(size + offset));
+        }
         mmu::invalidate_instructions();
         self.stolen_time.reset();
         self.counter_offset.store(read_register!("cntpct_el0"), Ordering::Relaxed);
-        Ok(boot)
+        let boot = self.boot.lock().take();
+        boot.map(Reset::Ready).ok_or_else(|| LoadError("nothing was loaded".into()))
+    }
+
+    fn provide(&self, address: GuestAddress) -> Provided {
+        self.ram.provide(address.0, true)
+    }
+
+    fn absent_memory(&self) -> u64 {
+        self.ram.absent()
     }
 
     /// The virtual counter and its timers stand still. The physical counter cannot be moved

@@ -1,83 +1,95 @@
-//! Memory of guests: host memory in naturally aligned pieces.
+//! Memory of guests: host memory in naturally aligned pieces behind stage 2.
+//!
+//! A guest with a balloon gives pages of it back and touches them again; then every access of ours
+//! goes by the table, under its lock, so that nobody writes to a frame that has gone. All other
+//! guests have their pieces for good.
 
 use alloc::vec::Vec;
 use core::ops::Range;
 use core::sync::atomic::{AtomicU16, Ordering};
 
 use bunshin::address::GuestAddress;
+use bunshin::backend::Provided;
 use bunshin::memory::{GuestMemory, OutOfMemoryRange};
+use bunshin::virtio::balloon::PageOwner;
+use spin::RwLock;
+use stage2::{
+    BLOCK, FrameSource, GuestMap, IntermediateAddress, PageTable, PhysicalAddress, Piece, Vmid,
+    VmidTag, Vmsa,
+};
 
+use crate::el2::host::host;
 use crate::el2::registers::read_register;
+use crate::el2::stage2_hardware::{FrameTables, GuestTlb};
 use crate::el2::{frames, mmu};
 
 /// Largest piece: what one entry of level 1 maps.
 const MAX_PIECE: u64 = 1 << 30;
-/// Smallest piece, so that stage 2 never needs more than blocks of level 2.
-const MIN_PIECE: u64 = 2 << 20;
+/// Pages that one call of the table takes.
+const BATCH: usize = 256;
+/// How often an access looks for memory that the guest gives up at the same time.
+const TRIES: usize = 16;
 
-/// A piece of host memory and where the guest sees it.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Piece {
-    /// Guest-physical address.
-    pub(crate) guest: u64,
-    /// Host-physical address.
-    pub(crate) host: u64,
-    /// Length in bytes, a power of two.
-    pub(crate) size: u64,
+/// The stage-2 table with the memory behind it, and its VMID.
+pub(crate) struct Translation {
+    pub(crate) map: GuestMap<Vmsa>,
+    pub(crate) tag: VmidTag,
+}
+
+impl Translation {
+    /// The TLB entries made of it.
+    fn tlb(&self) -> GuestTlb {
+        let vmid = self.tag.vmid().unwrap_or(Vmid::HOST);
+        GuestTlb { vttbr: host().geometry.vttbr(vmid, self.map.table().root()) }
+    }
 }
 
 /// The memory of one virtual machine: pieces without gaps, in order.
-#[derive(Debug)]
 pub(crate) struct Ram {
     pieces: Vec<Piece>,
     base: u64,
     size: u64,
+    /// Whether the guest may give parts of it back.
+    elastic: bool,
+    /// Taken before the host's VMID allocator and the free frames.
+    pub(crate) translation: RwLock<Translation>,
 }
 
 impl Ram {
     /// Allocates `size` bytes that the guest sees from `base`, by the largest
-    /// pieces there are. `None` when the host has too little.
-    pub(crate) fn allocate(base: u64, size: u64) -> Option<Self> {
-        let mut ram = Ram { pieces: Vec::new(), base, size };
-        let mut guest = base;
-        let end = base.checked_add(size)?;
-        let mut limit = MAX_PIECE;
-        while guest < end {
-            // As large as fits and as the guest's address is aligned.
-            let rest = (end - guest).checked_ilog2().map_or(MIN_PIECE, |log| 1 << log);
-            let alignment = 1u64 << guest.trailing_zeros().min(62);
-            let piece = limit.min(rest).min(alignment);
-            match frames::allocate(piece) {
-                Some(host) => {
-                    ram.pieces.push(Piece { guest, host, size: piece });
-                    guest += piece;
-                }
-                None if piece > MIN_PIECE => limit = piece / 2,
-                // Dropping `ram` gives back what it has.
-                None => return None,
-            }
-        }
-        Some(ram)
+    /// pieces there are, and maps them. With `elastic`, the guest may give parts back. `None` when
+    /// the host has too little.
+    pub(crate) fn allocate(base: u64, size: u64, elastic: bool) -> Option<Self> {
+        Self::map(base, size, allocate_pieces(base, size)?, elastic)
     }
 
     /// Allocates `size` bytes of the host's memory in one range inside of `within`, which the guest sees at the same
     /// addresses. `None` when there is no such range.
     pub(crate) fn allocate_direct(size: u64, within: Range<u64>) -> Option<Self> {
         let base = frames::allocate_within(size, within)?;
-        let mut ram = Ram { pieces: Vec::new(), base, size };
+        let mut pieces = Vec::new();
         let mut done = 0;
         while done < size {
             let rest = (size - done).checked_ilog2().map_or(0, |log| 1 << log);
-            let piece = MAX_PIECE.min(rest);
-            ram.pieces.push(Piece { guest: base + done, host: base + done, size: piece });
-            done += piece;
+            let bytes = MAX_PIECE.min(rest);
+            let (guest, host) = (IntermediateAddress(base + done), PhysicalAddress(base + done));
+            pieces.push(Piece { guest, host, bytes });
+            done += bytes;
         }
-        Some(ram)
+        Self::map(base, size, pieces, false)
     }
 
-    /// The pieces in the order of guest addresses.
-    pub(crate) fn pieces(&self) -> &[Piece] {
-        &self.pieces
+    fn map(base: u64, size: u64, pieces: Vec<Piece>, elastic: bool) -> Option<Self> {
+        // Nothing is running under this table yet: no TLB entry can be stale.
+        let mut tlb = GuestTlb { vttbr: read_register!("vttbr_el2") };
+        let mapped = PageTable::new(host().geometry.format(), &mut FrameTables)
+            .and_then(|table| GuestMap::new(table, &mut FrameTables, &mut tlb, pieces.clone()));
+        let Ok(map) = mapped else {
+            give_pieces(&pieces);
+            return None;
+        };
+        let translation = RwLock::new(Translation { map, tag: VmidTag::default() });
+        Some(Ram { pieces, base, size, elastic, translation })
     }
 
     /// Guest-physical address of its first byte.
@@ -106,16 +118,20 @@ impl Ram {
         size: u64,
         mut each: impl FnMut(u64, u64),
     ) -> Result<(), OutOfMemoryRange> {
+        let refused = OutOfMemoryRange { address, size };
         if !self.contains(address.0, size) {
-            return Err(OutOfMemoryRange { address, size });
+            return Err(refused);
+        }
+        if self.elastic {
+            return self.elastic_parts(address.0, size, each).ok_or(refused);
         }
         let mut at = address.0;
         let mut left = size;
         for piece in &self.pieces {
-            let end = piece.guest + piece.size;
-            if left > 0 && at >= piece.guest && at < end {
+            let end = piece.guest.0 + piece.bytes;
+            if left > 0 && at >= piece.guest.0 && at < end {
                 let part = left.min(end - at);
-                each(piece.host + (at - piece.guest), part);
+                each(piece.host.0 + (at - piece.guest.0), part);
                 at += part;
                 left -= part;
             }
@@ -123,28 +139,177 @@ impl Ram {
         Ok(())
     }
 
-    /// Fills all of it with zeros.
-    pub(crate) fn scrub(&self) {
-        for piece in &self.pieces {
-            zero(piece.host, piece.size);
+    /// The same by the table, with its lock held meanwhile. What is absent comes back first; `None`
+    /// if there is nothing to bring back.
+    fn elastic_parts(&self, start: u64, size: u64, mut each: impl FnMut(u64, u64)) -> Option<()> {
+        for _ in 0..TRIES {
+            let translation = self.translation.read();
+            let absent = for_each_part(&translation.map, start, size, |_, _| {});
+            let Some(absent) = absent else {
+                for_each_part(&translation.map, start, size, &mut each);
+                return Some(());
+            };
+            drop(translation);
+            if self.provide(absent, true) != Provided::Present {
+                return None;
+            }
+        }
+        None
+    }
+
+    /// Gives the guest memory at `address` again; with `whole`, a block of it where all of that is absent.
+    pub(crate) fn provide(&self, address: u64, whole: bool) -> Provided {
+        let mut translation = self.translation.write();
+        let mut tlb = translation.tlb();
+        let address = IntermediateAddress(address);
+        let (tables, frames) = (&mut FrameTables, &mut HostFrames);
+        match translation.map.provide(tables, &mut tlb, frames, address, whole) {
+            stage2::Provided::Present => Provided::Present,
+            stage2::Provided::NotMemory => Provided::NotMemory,
+            stage2::Provided::Short => Provided::Short,
         }
     }
 
-    /// Writes all of it back to memory and empties the caches of it, so that
-    /// a guest with its caches off sees it.
-    pub(crate) fn clean(&self) {
-        for piece in &self.pieces {
-            mmu::clean(piece.host, piece.size);
+    /// Bytes that the guest gave up.
+    pub(crate) fn absent(&self) -> u64 {
+        if self.elastic { self.translation.read().map.absent() } else { 0 }
+    }
+
+    /// Clears the block of [`BLOCK`] bytes at `offset`.
+    pub(crate) fn scrub(&self, offset: u64) {
+        let address = self.base + offset;
+        if !self.elastic {
+            // A piece is made of whole blocks.
+            if let Some((host, _)) = self.home(address) {
+                zero(host, BLOCK);
+            }
+            return;
         }
+        let mut translation = self.translation.write();
+        let mut tlb = translation.tlb();
+        let address = IntermediateAddress(address);
+        translation.map.scrub(&mut FrameTables, &mut tlb, &mut HostFrames, address);
+    }
+
+    /// Writes the block of [`BLOCK`] bytes at `offset` back to memory and empties the caches of it, so
+    /// that a guest with its caches off sees it.
+    pub(crate) fn clean(&self, offset: u64) {
+        let address = self.base + offset;
+        if !self.elastic {
+            if let Some((host, _)) = self.home(address) {
+                mmu::clean(host, BLOCK);
+            }
+            return;
+        }
+        let translation = self.translation.read();
+        let end = address + BLOCK;
+        let mut at = address;
+        while at < end {
+            // What is absent comes back clean.
+            match translation.map.find(&FrameTables, IntermediateAddress(at)) {
+                Some((host, room)) => {
+                    let part = room.min(end - at);
+                    mmu::clean(host.0, part);
+                    at += part;
+                }
+                None => at = (at & !(frames::FRAME - 1)) + frames::FRAME,
+            }
+        }
+    }
+
+    /// The host address of guest memory that is never given up, and how many bytes follow.
+    fn home(&self, address: u64) -> Option<(u64, u64)> {
+        self.pieces.iter().find_map(|piece| {
+            let offset = address.checked_sub(piece.guest.0).filter(|o| *o < piece.bytes)?;
+            Some((piece.host.0 + offset, piece.bytes - offset))
+        })
+    }
+}
+
+/// Calls `each` with host address and length of the parts of a range up to the first address that is
+/// absent, which it gives.
+fn for_each_part(
+    map: &GuestMap<Vmsa>,
+    start: u64,
+    size: u64,
+    mut each: impl FnMut(u64, u64),
+) -> Option<u64> {
+    let mut at = start;
+    let end = start + size;
+    while at < end {
+        let Some((host, room)) = map.find(&FrameTables, IntermediateAddress(at)) else {
+            return Some(at);
+        };
+        let part = room.min(end - at);
+        each(host.0, part);
+        at += part;
+    }
+    None
+}
+
+fn allocate_pieces(base: u64, size: u64) -> Option<Vec<Piece>> {
+    let mut pieces = Vec::new();
+    let mut guest = base;
+    let end = base.checked_add(size)?;
+    let mut limit = MAX_PIECE;
+    while guest < end {
+        // As large as fits and as the guest's address is aligned.
+        let rest = (end - guest).checked_ilog2().map_or(BLOCK, |log| 1 << log);
+        let alignment = 1u64 << guest.trailing_zeros().min(62);
+        let bytes = limit.min(rest).min(alignment);
+        match frames::allocate(bytes) {
+            Some(host) => {
+                let (start, host) = (IntermediateAddress(guest), PhysicalAddress(host));
+                pieces.push(Piece { guest: start, host, bytes });
+                guest += bytes;
+            }
+            None if bytes > BLOCK => limit = bytes / 2,
+            None => {
+                give_pieces(&pieces);
+                return None;
+            }
+        }
+    }
+    Some(pieces)
+}
+
+fn give_pieces(pieces: &[Piece]) {
+    for piece in pieces {
+        HostFrames.give(piece.host, piece.bytes);
     }
 }
 
 impl Drop for Ram {
     fn drop(&mut self) {
-        for piece in &self.pieces {
-            zero(piece.host, piece.size);
-            frames::free(piece.host, piece.size);
+        let translation = self.translation.get_mut();
+        let mut tlb = translation.tlb();
+        translation.map.release(&mut FrameTables, &mut tlb, &mut HostFrames);
+    }
+}
+
+impl PageOwner for Ram {
+    fn take(&self, pages: &[GuestAddress]) {
+        for pages in pages.chunks(BATCH) {
+            let mut addresses = [IntermediateAddress(0); BATCH];
+            let addresses = addresses.get_mut(..pages.len()).unwrap_or_default();
+            for (address, page) in addresses.iter_mut().zip(pages) {
+                *address = IntermediateAddress(page.0);
+            }
+            let mut translation = self.translation.write();
+            let mut tlb = translation.tlb();
+            translation.map.surrender(&mut FrameTables, &mut tlb, &mut HostFrames, addresses);
         }
+    }
+
+    fn give_back(&self, pages: &[GuestAddress]) {
+        for page in pages {
+            // Where the host has none now, the guest meets that when it touches the page.
+            self.provide(page.0, false);
+        }
+    }
+
+    fn give_back_all(&self) {
+        // Each page comes back when it is touched.
     }
 }
 
@@ -199,9 +364,45 @@ impl GuestMemory for Ram {
 
 /// The 2 bytes at `host`, which is a guest's memory; `None` unless they are aligned and all there.
 fn cell_u16<'a>(host: u64, part: u64) -> Option<&'a AtomicU16> {
-    // SAFETY: the pieces of a guest's memory stay mapped while anybody accesses them, and it is
+    // SAFETY: a guest's memory stays mapped here, and its own while `parts` calls; it is
     // only the guest that may write at the same time.
     (part == 2 && host.is_multiple_of(2)).then(|| unsafe { AtomicU16::from_ptr(host as *mut u16) })
+}
+
+/// Free memory as guests' memory comes out of it and goes back.
+pub(crate) struct HostFrames;
+
+impl HostFrames {
+    /// Zeros, in memory and not only in caches: a guest may have its caches off.
+    fn prepare(address: u64, bytes: u64) {
+        zero(address, bytes);
+        mmu::clean(address, bytes);
+    }
+}
+
+impl FrameSource for HostFrames {
+    fn take(&mut self, bytes: u64) -> Option<PhysicalAddress> {
+        let address = frames::allocate(bytes)?;
+        Self::prepare(address, bytes);
+        Some(PhysicalAddress(address))
+    }
+
+    fn take_at(&mut self, address: PhysicalAddress, bytes: u64) -> bool {
+        let taken = frames::allocate_at(address.0, bytes);
+        if taken {
+            Self::prepare(address.0, bytes);
+        }
+        taken
+    }
+
+    fn give(&mut self, address: PhysicalAddress, bytes: u64) {
+        zero(address.0, bytes);
+        frames::free(address.0, bytes);
+    }
+
+    fn clear(&mut self, address: PhysicalAddress, bytes: u64) {
+        zero(address.0, bytes);
+    }
 }
 
 /// `DCZID_EL0.DZP`: zeroing by cache line is not permitted.

@@ -65,8 +65,16 @@ impl El2Vcpu {
                 let value = self.machine.id.get(index);
                 self.read_as(trap, value);
             }
-            Action::SetWay(_) => self.set_way(),
-            Action::VirtualMemory(encoding) => self.virtual_memory(encoding, trap),
+            Action::SetWay(_) => {
+                if !self.set_way() {
+                    return Some(Exit::HostInterrupt);
+                }
+            }
+            Action::VirtualMemory(encoding) => {
+                if !self.virtual_memory(encoding, trap) {
+                    return Some(Exit::HostInterrupt);
+                }
+            }
             Action::Debug(encoding) => return self.debug_register(encoding, trap),
             Action::InterruptController(encoding) => {
                 if self.interface_register(encoding, trap).is_none() {
@@ -91,23 +99,40 @@ impl El2Vcpu {
     }
 
     /// Cache maintenance by set and way cannot be virtualised: all of the guest's memory is
-    /// cleaned, and again when its caches go on or off (Arm ARM D7.5.9).
-    fn set_way(&mut self) {
-        if !self.controls.watches_caches() {
-            self.machine.flush_memory();
+    /// cleaned, and again when its caches go on or off (Arm ARM D7.5.9). False when only a part is
+    /// done: the guest executes the instruction again, and others have their turn meanwhile.
+    fn set_way(&mut self) -> bool {
+        if self.controls.watches_caches() {
+            return true;
+        }
+        let done = self.flush_part();
+        if done {
             self.controls.watch_caches(true);
         }
+        done
     }
 
-    /// A write of a register of the EL1 translation regime, watched for the caches.
-    fn virtual_memory(&mut self, encoding: Encoding, trap: SystemRegisterTrap) {
+    /// Flushes a part of the guest's memory; true when it was the last.
+    fn flush_part(&mut self) -> bool {
+        let next = self.machine.flush_memory(self.flushed);
+        self.flushed = next.unwrap_or(0);
+        next.is_none()
+    }
+
+    /// A write of a register of the EL1 translation regime, watched for the caches. False when the
+    /// guest has to execute it again, as of [`Self::set_way`].
+    fn virtual_memory(&mut self, encoding: Encoding, trap: SystemRegisterTrap) -> bool {
         let e2h = host().features.e2h;
         if trap.direction == Direction::Read {
-            return;
+            return true;
         }
         let value = self.registers.get(trap.register);
         let caches = |sctlr: u64| sctlr & SCTLR_CACHES == SCTLR_CACHES;
         let before = caches(read_aliased!(e2h, "c1_c0_0"));
+        let after = if encoding == Encoding::SCTLR_EL1 { caches(value) } else { before };
+        if before != after && !self.flush_part() {
+            return false;
+        }
         match encoding {
             Encoding::SCTLR_EL1 => write_aliased!(e2h, "c1_c0_0", value),
             Encoding::TTBR0_EL1 => write_aliased!(e2h, "c2_c0_0", value),
@@ -123,13 +148,10 @@ impl El2Vcpu {
             _ => {}
         }
         synchronize();
-        let after = caches(read_aliased!(e2h, "c1_c0_0"));
-        if before != after {
-            self.machine.flush_memory();
-        }
         if after {
             self.controls.watch_caches(false);
         }
+        true
     }
 
     /// The debug registers that trap: those of the OS lock.

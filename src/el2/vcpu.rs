@@ -76,6 +76,8 @@ pub(crate) struct El2Vcpu {
     raw: RawExit,
     /// Since when this virtual CPU has been able to run without running, for stolen time.
     stolen_since: Option<u64>,
+    /// Where the flush of its memory goes on; 0 when none is under way.
+    pub(crate) flushed: u64,
     /// No other virtual CPU lives on the host CPU that it is loaded on.
     alone: bool,
     /// It waits for an interrupt of its own accord.
@@ -100,6 +102,7 @@ impl El2Vcpu {
             gicv3: host().is_gicv3(),
             raw: RawExit::default(),
             stolen_since: None,
+            flushed: 0,
             alone: false,
             waits: false,
         }
@@ -257,7 +260,7 @@ impl backend::Vcpu for El2Vcpu {
         write_register!("vmpidr_el2", crate::el2::traps_control::vmpidr(mpidr));
         write_register!("vpidr_el2", read_register!("midr_el1"));
         {
-            let mut translation = self.machine.translation.lock();
+            let mut translation = self.machine.ram.translation.write();
             host.load_stage2(percpu::this().cpu, &mut translation);
         }
         percpu::this().interface().restore(&self.controller);
@@ -365,6 +368,7 @@ impl backend::Vcpu for El2Vcpu {
         self.emulation = None;
         self.controller = gic::host::CpuInterfaceState::default();
         self.stolen_since = None;
+        self.flushed = 0;
         self.controls.reset();
     }
 

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, OnceLock};
 use super::world::{Action, World};
 use super::{Host, here};
 use crate::address::{GuestAddress, Instant};
-use crate::backend::{BootState, LoadError, Machine, Vcpu};
+use crate::backend::{BootState, LoadError, Machine, Provided, Reset, Vcpu};
 use crate::exit::{Completion, Exit, PowerAnswer, PowerRequest, RawExit};
 use crate::vcpu::VcpuHandle;
 
@@ -64,6 +64,10 @@ pub(crate) struct FakeMachine {
     pub(crate) resets: AtomicUsize,
     pub(crate) loadable: AtomicBool,
     pub(crate) trace: Mutex<Vec<Event>>,
+    /// How many parts a reset has before the last, and the ticks that each takes.
+    pub(crate) reset_parts: Mutex<(u64, u64)>,
+    /// Addresses that the guest gave up, and whether it can have them again.
+    pub(crate) absent: Mutex<BTreeMap<u64, bool>>,
     handles: OnceLock<Vec<Arc<VcpuHandle>>>,
     pending: Vec<AtomicBool>,
     loaded: AtomicUsize,
@@ -88,6 +92,8 @@ impl FakeMachine {
             resets: AtomicUsize::default(),
             loadable: AtomicBool::new(true),
             trace: Mutex::default(),
+            reset_parts: Mutex::new((1, 0)),
+            absent: Mutex::default(),
             handles: OnceLock::new(),
             pending: (0..64).map(|_| AtomicBool::default()).collect(),
             loaded: AtomicUsize::default(),
@@ -125,9 +131,14 @@ impl FakeMachine {
 }
 
 impl Machine for FakeMachine {
-    fn reset(&self) -> Result<BootState, LoadError> {
+    fn reset(&self, position: u64) -> Result<Reset, LoadError> {
         self.host.point();
         assert_eq!(self.loaded.load(SeqCst), 0, "a virtual CPU runs");
+        let (parts, ticks) = *self.reset_parts.lock().unwrap();
+        if position < parts {
+            self.host.advance_to(self.host.now() + ticks);
+            return Ok(Reset::More(position + 1));
+        }
         self.note(Event::MachineReset);
         for pending in &self.pending {
             pending.store(false, SeqCst);
@@ -138,7 +149,23 @@ impl Machine for FakeMachine {
         *self.memory.lock().unwrap() = IMAGE.to_vec();
         let boot = self.resets.fetch_add(1, SeqCst);
         let entry = self.boots.get(boot).or(self.boots.last()).copied().unwrap();
-        Ok(BootState { entry: GuestAddress(entry), context: BOOT_CONTEXT })
+        Ok(Reset::Ready(BootState { entry: GuestAddress(entry), context: BOOT_CONTEXT }))
+    }
+
+    fn provide(&self, address: GuestAddress) -> Provided {
+        let mut absent = self.absent.lock().unwrap();
+        match absent.get(&address.0).copied() {
+            Some(true) => {
+                absent.remove(&address.0);
+                Provided::Present
+            }
+            Some(false) => Provided::Short,
+            None => Provided::NotMemory,
+        }
+    }
+
+    fn absent_memory(&self) -> u64 {
+        self.absent.lock().unwrap().len() as u64 * crate::frames::FRAME
     }
 
     fn stood_still(&self, ticks: u64) {

@@ -28,6 +28,8 @@ pub(super) enum Command {
         raw: bool,
     },
     Mem,
+    /// The memory that a virtual machine is to have, in bytes.
+    Balloon(String, u64),
     Log,
     Console(String),
     PowerOff,
@@ -44,6 +46,7 @@ resume VM        let a paused VM go on
 stats [VM]       exits by kind and time of the vCPUs
 trace [CPU]      last exits of the host CPUs; `trace raw CPU` for programs
 mem              memory of the host
+balloon VM SIZE  ask a VM with a balloon to make do with SIZE (such as 96M) of memory
 log              last lines of the log
 console VM       type to a VM (also Ctrl-A and its number)
 poweroff         stop all VMs and turn the host off
@@ -96,12 +99,31 @@ pub(super) fn parse(line: &str) -> Result<Option<Command>, String> {
             (Some(_), Some(word)) => Err(format!("trace: takes one CPU, but found {word:?}")),
         },
         "mem" => nothing(Command::Mem),
+        "balloon" => match (first, second) {
+            (Some(vm), Some(word)) => size(word)
+                .map(|bytes| Command::Balloon(vm.to_string(), bytes))
+                .ok_or_else(|| format!("{name}: {word:?} is no size; give one such as 96M or 1G")),
+            (Some(_), None) => Err(format!("{name}: what size? Give one such as 96M or 1G")),
+            (None, _) => Err(format!("{name}: which VM? `vms` lists them")),
+        },
         "log" => nothing(Command::Log),
         "console" => vm().map(Command::Console),
         "poweroff" => nothing(Command::PowerOff),
         _ => Err(format!("{name}: no such command; `help` lists them")),
     };
     command.map(Some)
+}
+
+/// A number of bytes with its unit.
+fn size(word: &str) -> Option<u64> {
+    let word = word.strip_suffix("iB").unwrap_or(word);
+    let (digits, shift) = match word.as_bytes().last()? {
+        b'K' | b'k' => (word.get(..word.len().saturating_sub(1))?, 10),
+        b'M' | b'm' => (word.get(..word.len().saturating_sub(1))?, 20),
+        b'G' | b'g' => (word.get(..word.len().saturating_sub(1))?, 30),
+        _ => return None,
+    };
+    digits.parse::<u64>().ok()?.checked_mul(1 << shift)
 }
 
 #[cfg(test)]
@@ -127,6 +149,9 @@ mod tests {
             ("trace 3", Some(Command::Trace { cpu: Some(3), raw: false })),
             ("trace raw 0", Some(Command::Trace { cpu: Some(0), raw: true })),
             ("console 1", Some(Command::Console("1".into()))),
+            ("balloon web 96M", Some(Command::Balloon("web".into(), 96 << 20))),
+            ("balloon web 98304KiB", Some(Command::Balloon("web".into(), 96 << 20))),
+            ("balloon 1 1g", Some(Command::Balloon("1".into(), 1 << 30))),
         ] {
             assert_eq!(parse(line), Ok(expected), "{line}");
         }
@@ -135,6 +160,11 @@ mod tests {
             ("start", "which VM?"),
             ("start a b", "takes one VM"),
             ("vms a", "takes nothing"),
+            ("balloon", "which VM"),
+            ("balloon web", "what size"),
+            ("balloon web 96", "no size"),
+            ("balloon web M", "no size"),
+            ("balloon web 99999999999999G", "no size"),
             ("trace x", "no number"),
             ("trace raw", "which host CPU"),
             ("trace 1 2", "takes one CPU"),

@@ -10,6 +10,7 @@ use super::report;
 use crate::address::CpuId;
 use crate::backend::Backend;
 use crate::hypervisor::Hypervisor;
+use crate::virtio::balloon::PAGE;
 use crate::vm::{State, Transition, Vm};
 
 /// Obeys a command and gives the answer.
@@ -45,6 +46,10 @@ fn answer<B: Backend>(hypervisor: &Hypervisor<B>, command: &Command) -> Result<S
             cpus.into_iter().map(|cpu| report::trace(hypervisor, &vms, CpuId(cpu), *raw)).collect()
         }
         Command::Mem => report::memory(hypervisor, &vms),
+        Command::Balloon(name, bytes) => {
+            let (_, vm) = find(&vms, name)?;
+            balloon(hypervisor, vm, *bytes)?
+        }
         Command::Log => {
             let mut text = hypervisor.console.history().join("\n");
             text.push('\n');
@@ -75,6 +80,33 @@ fn find<'v, B: Backend>(
         .enumerate()
         .find(|(place, vm)| vm.config.name == name || Some(*place) == number)
         .ok_or_else(|| format!("no VM {name:?}; `vms` lists them"))
+}
+
+/// Asks a virtual machine to make do with `bytes` of memory.
+fn balloon<B: Backend>(
+    hypervisor: &Hypervisor<B>,
+    vm: &Vm<B>,
+    bytes: u64,
+) -> Result<String, String> {
+    let (name, all) = (&vm.config.name, vm.config.memory);
+    let Some(balloon) = vm.balloon() else {
+        return Err(format!("vm \"{name}\" has no balloon; its VM file needs `balloon = true`"));
+    };
+    if !(1..=all).contains(&bytes) {
+        return Err(format!("vm \"{name}\": give it up to {} MiB", all >> 20));
+    }
+    let (more, free) =
+        (bytes.saturating_sub(vm.present_memory()), hypervisor.backend.free_memory());
+    if more > free {
+        return Err(format!(
+            "vm \"{name}\": {} MiB more are needed, but {} MiB of the host are free",
+            more.div_ceil(1 << 20),
+            free >> 20
+        ));
+    }
+    let pages = all.saturating_sub(bytes).checked_div(PAGE).unwrap_or(0);
+    balloon.set_target(u32::try_from(pages).unwrap_or(u32::MAX));
+    Ok(format!("vm \"{name}\": asked for {} MiB; `mem` shows what it has\n", bytes >> 20))
 }
 
 fn control<B: Backend>(

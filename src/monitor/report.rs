@@ -11,6 +11,7 @@ use crate::backend::Backend;
 use crate::hypervisor::Hypervisor;
 use crate::statistics::Total;
 use crate::vcpu::Power;
+use crate::virtio::balloon::PAGE;
 use crate::vm::{State, Vm};
 
 /// Exits that `trace` shows for each host CPU.
@@ -68,7 +69,7 @@ pub(super) fn machines<B: Backend>(hypervisor: &Hypervisor<B>, vms: &[Arc<Vm<B>>
             vm.config.name,
             word(vm.state()),
             vm.vcpus.len(),
-            vm.config.memory >> 20,
+            vm.present_memory() >> 20,
             vm.starts(),
             seconds(time, frequency),
             homes.join(",")
@@ -106,7 +107,18 @@ pub(super) fn memory<B: Backend>(hypervisor: &Hypervisor<B>, vms: &[Arc<Vm<B>>])
     let mut text = String::new();
     line!(text, "free      {:8} KiB", hypervisor.backend.free_memory() >> 10);
     for vm in vms {
-        line!(text, "vm        {:8} KiB  {}", vm.config.memory >> 10, vm.config.name);
+        let (present, all) = (vm.present_memory() >> 10, vm.config.memory >> 10);
+        let name = &vm.config.name;
+        match vm.balloon() {
+            None => line!(text, "vm        {present:8} KiB  {name}"),
+            Some(balloon) => {
+                let target = all.saturating_sub(balloon.target().saturating_mul(PAGE >> 10));
+                line!(
+                    text,
+                    "vm        {present:8} KiB  {name}, of {all} KiB, asked for {target} KiB"
+                );
+            }
+        }
     }
     text
 }

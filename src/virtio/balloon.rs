@@ -199,7 +199,9 @@ impl VirtioDevice for Balloon {
     }
 
     fn features(&self) -> Features {
-        (balloon::F::MUST_TELL_HOST | balloon::F::STATS_VQ | balloon::F::DEFLATE_ON_OOM).into()
+        // Without DEFLATE_ON_OOM: what the user asked for is the host's, and the guest counts it out
+        // of its memory.
+        (balloon::F::MUST_TELL_HOST | balloon::F::STATS_VQ).into()
     }
 
     fn queue_sizes(&self) -> &[u16] {
@@ -264,6 +266,11 @@ impl Transport<Balloon> {
             io.change_config();
             Ok(())
         });
+    }
+
+    /// How many pages of [`PAGE`] bytes the guest is asked to give up.
+    pub fn target(&self) -> u64 {
+        self.inspect(|state| state.device.target.into())
     }
 
     /// How many pages the guest says it has given up.

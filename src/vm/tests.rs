@@ -4,7 +4,7 @@ use std::sync::atomic::Ordering::SeqCst;
 
 use super::*;
 use crate::config::MachineConfig;
-use crate::exit::{Exit, Fatal, PowerRequest};
+use crate::exit::{Exit, Fatal, PowerAnswer, PowerRequest};
 use crate::fake::device::Asked;
 use crate::fake::vcpu::{BOOT_CONTEXT, Event, IMAGE, Op};
 use crate::fake::world::{Step, World, vm};
@@ -49,7 +49,7 @@ fn a_machine_that_does_not_start_by_itself_waits_for_the_user() {
     let backend = &world.hypervisor.backend;
     assert_eq!(world.settle(), Step::Asleep);
     assert_eq!(one.state(), State::Created);
-    assert!(!one.request(backend, Transition::Reset));
+    assert_eq!(one.request(backend, Transition::Reset), Outcome::Impossible);
     for boots in 1..=2 {
         assert!(one.start(backend));
         assert!(!one.start(backend), "it runs already");
@@ -83,6 +83,8 @@ fn a_reset_waits_until_all_virtual_cpus_have_left() {
     world.devices[0].take();
     let one = &world.vms[0];
     world.step(0);
+    assert_eq!(one.state(), State::Changing);
+    while one.prepare(&world.hypervisor.backend) == Progress::Again {}
     let events = one.machine.take_trace();
     let reset = events.iter().skip(1).position(|e| *e == Event::MachineReset).unwrap() + 1;
     let left = |who| events[..reset].contains(&Event::Save(who));
@@ -113,6 +115,7 @@ fn a_reset_takes_sleepers_along() {
         assert_eq!(world.vms[0].state(), State::Draining(Transition::Reset));
     });
     world.step(1);
+    while one.prepare(&world.hypervisor.backend) == Progress::Again {}
     assert_eq!(one.machine.resets.load(SeqCst), 2);
     assert_eq!(one.vcpus[1].power(), Power::Off);
     assert_eq!(world.settle(), Step::Asleep);
@@ -125,8 +128,8 @@ fn the_first_of_two_requests_wins() {
         Op::Do(|world| {
             let one = &world.vms[0];
             let backend = &world.hypervisor.backend;
-            assert!(one.request(backend, Transition::Off));
-            assert!(!one.request(backend, Transition::Reset));
+            assert_ne!(one.request(backend, Transition::Off), Outcome::Impossible);
+            assert_eq!(one.request(backend, Transition::Reset), Outcome::Impossible);
             assert_eq!(one.state(), State::Draining(Transition::Off));
         }),
         Op::Work(1000),
@@ -141,7 +144,10 @@ fn the_first_of_two_requests_wins() {
 fn a_machine_that_nobody_runs_stops_at_once() {
     let world = World::of_one(&[]);
     world.settle();
-    assert!(world.vms[0].request(&world.hypervisor.backend, Transition::Off));
+    assert_ne!(
+        world.vms[0].request(&world.hypervisor.backend, Transition::Off),
+        Outcome::Impossible
+    );
     assert_eq!(world.vms[0].state(), State::Stopped);
 }
 
@@ -194,8 +200,14 @@ fn a_paused_machine_stands_still_and_goes_on_where_it_was() {
         on(1, 0x100),
         Op::Do(|world| {
             let one = &world.vms[0];
-            assert!(one.request(&world.hypervisor.backend, Transition::Pause));
-            assert!(!one.request(&world.hypervisor.backend, Transition::Pause));
+            assert_ne!(
+                one.request(&world.hypervisor.backend, Transition::Pause),
+                Outcome::Impossible
+            );
+            assert_eq!(
+                one.request(&world.hypervisor.backend, Transition::Pause),
+                Outcome::Impossible
+            );
         }),
         Op::Work(10),
         OFF,
@@ -226,7 +238,10 @@ fn an_interrupt_that_comes_during_a_pause_is_taken_afterwards() {
     let one = &world.vms[0];
     let backend = &world.hypervisor.backend;
     world.when_idle(|world| {
-        assert!(world.vms[0].request(&world.hypervisor.backend, Transition::Pause));
+        assert_ne!(
+            world.vms[0].request(&world.hypervisor.backend, Transition::Pause),
+            Outcome::Impossible
+        );
     });
     world.settle();
     assert!(matches!(one.state(), State::Paused(_)));
@@ -244,10 +259,14 @@ fn what_ends_a_run_ends_a_pause() {
         let one = &world.vms[0];
         let backend = &world.hypervisor.backend;
         world.when_idle(|world| {
-            assert!(world.vms[0].request(&world.hypervisor.backend, Transition::Pause));
+            assert_ne!(
+                world.vms[0].request(&world.hypervisor.backend, Transition::Pause),
+                Outcome::Impossible
+            );
         });
         world.settle();
-        assert!(one.request(backend, transition));
+        assert_ne!(one.request(backend, transition), Outcome::Impossible);
+        while one.prepare(backend) == Progress::Again {}
         assert!(!one.resume(backend));
         assert_eq!(one.starts(), starts);
         // And while virtual CPUs are still leaving.
@@ -255,8 +274,8 @@ fn what_ends_a_run_ends_a_pause() {
         assert!(again);
         world.when_idle(|world| {
             let (one, backend) = (&world.vms[0], &world.hypervisor.backend);
-            assert!(one.request(backend, Transition::Pause));
-            assert!(one.request(backend, Transition::Off));
+            assert_ne!(one.request(backend, Transition::Pause), Outcome::Impossible);
+            assert_ne!(one.request(backend, Transition::Off), Outcome::Impossible);
             assert_eq!(one.state(), State::Draining(Transition::Off));
         });
         world.settle();

@@ -18,7 +18,8 @@
 //! mapping permits the access, run the guest again.
 //!
 //! # Around the table
-//! [`Geometry::choose`] reads the ID registers and gives the format, `VTCR_EL2` and `VTTBR_EL2`;
+//! [`GuestMap`] is a table with the memory behind it: what a guest gives up goes back to the host page
+//! by page, and what it touches again comes back. [`Geometry::choose`] reads the ID registers and gives the format, `VTCR_EL2` and `VTTBR_EL2`;
 //! [`VmidAllocator`] gives each VM the tag of its TLB entries.
 #![cfg_attr(not(test), no_std)]
 #![forbid(unsafe_code)]
@@ -45,6 +46,7 @@ mod format;
 mod geometry;
 mod hardware;
 mod layout;
+mod memory;
 mod page_table;
 mod vmid;
 mod vmsa;
@@ -60,6 +62,7 @@ pub use error::Error;
 pub use format::{Entry, Format, Leaf, Software};
 pub use geometry::{Geometry, GeometryError, IdRegisters};
 pub use hardware::{TableMemory, TlbMaintenance};
+pub use memory::{BLOCK, FrameSource, GuestMap, PAGE, Piece, Provided};
 pub use page_table::{Mapping, PageTable};
 pub use vmid::{Vmid, VmidAllocator, VmidBits, VmidError, VmidTag};
 pub use vmsa::{Granule, Vmsa};

@@ -130,6 +130,27 @@ impl<F: Format> PageTable<F> {
         })
     }
 
+    /// Unmaps `bytes` from each of `starts`, in this order, with one invalidation for all of them.
+    /// Gives how many are done: fewer than all when memory for splitting a block runs out or a range
+    /// is not one that [`unmap`](PageTable::unmap) takes. The others are as they were.
+    pub fn unmap_each(
+        &mut self,
+        memory: &mut impl TableMemory,
+        tlb: &mut impl TlbMaintenance,
+        starts: impl IntoIterator<Item = IntermediateAddress>,
+        bytes: u64,
+    ) -> usize {
+        let layout = self.layout;
+        self.edit(memory, tlb, |editor| {
+            let unmapped = starts.into_iter().map_while(|start| {
+                let range = layout.range(start, bytes).ok()?;
+                isolate(editor, range, |_| true).ok()?;
+                walk(editor, range, &mut Unmap { range }).ok()
+            });
+            unmapped.count()
+        })
+    }
+
     /// Gives all that is mapped in `bytes` from `start` new attributes; holes in the range are no
     /// error. Blocks that reach over an end of the range are split. Sharing and dirty log go on.
     ///
@@ -182,6 +203,25 @@ impl<F: Format> PageTable<F> {
         address: IntermediateAddress,
     ) -> Option<Mapping> {
         find(&self.view(memory), address.0).map(|(slot, leaf)| mapping(&slot, &leaf, address.0))
+    }
+
+    /// Bytes of the entry without meaning that a walk for `address` ends at; `None` where it ends at a
+    /// leaf or `address` is no address of the guest.
+    pub fn vacant(&self, memory: &impl TableMemory, address: IntermediateAddress) -> Option<u64> {
+        let view = self.view(memory);
+        let mut table = self.root;
+        if address.0 >= self.layout.input_end() {
+            return None;
+        }
+        for level in (0..=self.layout.root_level()).rev() {
+            let slot = self.layout.slot(table, level, address.0);
+            match view.entry(&slot) {
+                Entry::Invalid => return Some(slot.span),
+                Entry::Leaf(_) => return None,
+                Entry::Table(child) => table = child,
+            }
+        }
+        None
     }
 
     /// Calls `see` for each leaf that intersects the range, in the order of addresses, with the first

@@ -45,6 +45,13 @@ impl Vmid {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct VmidTag(Option<Tag>);
 
+impl VmidTag {
+    /// The VMID under which TLBs may hold entries of the VM; `None` before it first ran.
+    pub fn vmid(&self) -> Option<Vmid> {
+        self.0.map(|tag| tag.vmid)
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Tag {
     generation: u64,

@@ -45,7 +45,7 @@ impl<E: Engine> Backend for X86<E> {
     }
 
     fn free_memory(&self) -> u64 {
-        host::memory::free()
+        host::memory::available()
     }
 
     fn power_off(&self) -> ! {

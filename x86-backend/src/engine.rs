@@ -185,6 +185,9 @@ pub(crate) trait Engine: Send + Sized + 'static {
     /// nothing pending.
     fn start(&mut self, state: &InitialState);
 
+    /// Has the next run begin without anything cached of the second stage's tables.
+    fn forget_tables(&mut self);
+
     /// Runs the guest until something happens, at the latest until the deadline of this host CPU's
     /// timer.
     fn run(&mut self, registers: &mut Registers) -> Cause;

@@ -186,7 +186,8 @@ fn make_vm<E: Engine>(
             host::address_bits(),
         ));
     }
-    let ram = Ram::new(config.memory, Nested { kind, huge, physical_bits: host::physical_bits() })?;
+    let format = Nested { kind, huge, physical_bits: host::physical_bits() };
+    let ram = Ram::new(config.memory, format, config.balloon.then_some(config.vcpus as usize))?;
     let facts = Facts {
         vcpus: config.vcpus,
         tsc_khz: timer_clock().tsc_khz,
@@ -212,7 +213,8 @@ fn make_vm<E: Engine>(
     let (mut pc, mut bus): (Pc, Bus) =
         Pc::new(&config.name, ram, cpuid, mailboxes, console, images)
             .map_err(|_| "devices overlap")?;
-    let virtio = virtio::attach(&config, resources, &pc.ram, &pc.ioapic, console, &mut bus)?;
+    let (virtio, balloon) =
+        virtio::attach(&config, resources, &pc.ram, &pc.ioapic, console, &mut bus)?;
     pc.images.describe(virtio);
     let pc = Arc::new(pc);
     let handles: Vec<_> = homes
@@ -226,5 +228,5 @@ fn make_vm<E: Engine>(
         .zip(apics)
         .map(|(handle, apic)| X86Vcpu::new(handle.clone(), pc.clone(), apic, pinned))
         .collect::<Result<_, _>>()?;
-    Ok((Arc::new(Vm::new(config, bus, pc, handles)), vcpus))
+    Ok((Arc::new(Vm::new(config, bus, pc, handles).with_balloon(balloon)), vcpus))
 }

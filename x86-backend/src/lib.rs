@@ -11,5 +11,6 @@ pub mod event;
 pub mod machine;
 pub mod paging;
 pub mod scrub;
+pub mod shootdown;
 pub mod state;
 pub mod translate;

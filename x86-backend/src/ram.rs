@@ -1,100 +1,152 @@
 //! A guest's memory: pieces of the host's, each at a guest-physical address,
 //! and the second-stage tables that show it to the guest.
+//!
+//! A guest with a balloon gives pages of it back and touches them again; then every access of ours
+//! goes by the tables, under their lock, so that nobody writes to a frame that has gone. All other
+//! guests have their pieces for good.
 
-use alloc::alloc::{Layout, alloc_zeroed, dealloc};
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU16, AtomicU64, Ordering};
 
 use bunshin::address::GuestAddress;
+use bunshin::backend::Provided;
 use bunshin::memory::{GuestMemory, OutOfMemoryRange};
+use bunshin::vcpu::VcpuHandle;
+use bunshin::virtio::balloon::PageOwner;
+use spin::{Once, RwLock};
 use stage2::{
-    Attributes, IntermediateAddress, PageTable, PhysicalAddress, TableMemory, TlbMaintenance,
+    BLOCK, FrameSource, GuestMap, IntermediateAddress, PageTable, PhysicalAddress, Piece,
+    TableMemory, TlbMaintenance,
 };
-use x86_backend::boot_info::Range;
 use x86_backend::machine::layout;
 use x86_backend::paging::Nested;
 use x86_backend::scrub::scrub;
+use x86_backend::shootdown::Shootdown;
 
-use crate::host::memory;
+use crate::host::{self, memory};
 
-/// A run of guest memory.
-#[derive(Debug, Clone, Copy)]
-struct Piece {
-    guest: u64,
-    host: u64,
-    size: u64,
-}
+/// Largest piece: what one entry of the third level maps.
+const MAX_PIECE: u64 = 1 << 30;
+/// Bytes of a page of the tables.
+const PAGE: u64 = 4096;
+/// Pages that one call of the tables takes.
+const BATCH: usize = 256;
+/// How often an access looks for memory that the guest gives up at the same time.
+const TRIES: usize = 16;
 
 /// All memory of one guest, with its tables.
 pub(crate) struct Ram {
     pieces: Vec<Piece>,
-    tables: PageTable<Nested>,
+    root: u64,
+    /// What keeps the TLBs true; only where the guest may give parts of its memory back.
+    elastic: Option<Shootdown>,
+    /// Its virtual CPUs, whom a change of the tables concerns.
+    vcpus: Once<Vec<Arc<VcpuHandle>>>,
+    /// Taken before the free memory.
+    map: RwLock<GuestMap<Nested>>,
 }
 
 impl Ram {
     /// Takes `size` bytes and maps them: below 3 GiB, and the rest from 4 GiB on
-    /// ([`layout`]).
+    /// ([`layout`]). With `elastic`, the guest's number of virtual CPUs, it may give parts back.
     ///
     /// # Errors
     /// What is short.
-    pub(crate) fn new(size: u64, format: Nested) -> Result<Self, &'static str> {
-        let mut pieces = Vec::new();
-        let mut guest = 0;
-        for mut host in memory::take(size).ok_or("not enough memory is left; give it less")? {
-            while host.size != 0 {
-                if guest == layout::DEVICES {
-                    guest = layout::MEMORY_ABOVE_4G;
-                }
-                let room = if guest < layout::DEVICES { layout::DEVICES - guest } else { u64::MAX };
-                let size = host.size.min(room);
-                pieces.push(Piece { guest, host: host.start, size });
-                guest += size;
-                host = Range { start: host.start + size, size: host.size - size };
-            }
-        }
-        let mut tables = PageTable::new(format, &mut Tables).map_err(|_| "no memory for tables")?;
-        for piece in &pieces {
-            tables
-                .map(
-                    &mut Tables,
-                    &mut NotRunning,
-                    IntermediateAddress(piece.guest),
-                    PhysicalAddress(piece.host),
-                    piece.size,
-                    Attributes::RAM,
-                )
-                .map_err(|_| "the guest's memory cannot be mapped")?;
-        }
-        Ok(Ram { pieces, tables })
+    pub(crate) fn new(
+        size: u64,
+        format: Nested,
+        elastic: Option<usize>,
+    ) -> Result<Self, &'static str> {
+        let pieces = allocate(size).ok_or("not enough memory is left; give it less")?;
+        let map = PageTable::new(format, &mut Tables)
+            .and_then(|table| GuestMap::new(table, &mut Tables, &mut NotRunning, pieces.clone()));
+        let Ok(map) = map else {
+            give_all(&pieces);
+            return Err("the guest's memory cannot be mapped");
+        };
+        let root = map.table().root().0;
+        let (elastic, vcpus) = (elastic.map(Shootdown::new), Once::new());
+        Ok(Ram { pieces, root, elastic, vcpus, map: RwLock::new(map) })
     }
 
     /// Physical address of the root table.
     pub(crate) fn root(&self) -> u64 {
-        self.tables.root().0
+        self.root
     }
 
-    /// Fills all of it with zeros.
-    pub(crate) fn clear(&self) {
-        for piece in &self.pieces {
-            let words = piece.size as usize / size_of::<u64>();
-            // SAFETY: the piece is this guest's alone, whole pages, and mapped at its physical
-            // address. The guest does not run and its devices were reset, so that nobody accesses
-            // it meanwhile.
-            scrub(unsafe { core::slice::from_raw_parts_mut(piece.host as *mut u64, words) });
+    /// Bytes of memory, given up or not.
+    pub(crate) fn size(&self) -> u64 {
+        self.pieces.iter().map(|piece| piece.bytes).sum()
+    }
+
+    /// Tells it the guest's virtual CPUs. To be called once, before they run.
+    pub(crate) fn connect(&self, vcpus: Vec<Arc<VcpuHandle>>) {
+        self.vcpus.call_once(|| vcpus);
+    }
+
+    /// What virtual CPUs go into the guest with, where the tables may change meanwhile.
+    #[inline]
+    pub(crate) fn shootdown(&self) -> Option<&Shootdown> {
+        self.elastic.as_ref()
+    }
+
+    fn tlb(&self) -> GuestTlb<'_> {
+        GuestTlb(self)
+    }
+
+    /// Clears the block of [`BLOCK`] bytes at `offset` of all pieces one behind the other.
+    pub(crate) fn clear(&self, offset: u64) {
+        let Some(piece) = self.piece_at(offset) else { return };
+        if self.elastic.is_none() {
+            HostFrames.clear(piece.host, BLOCK);
+        } else {
+            self.map.write().scrub(&mut Tables, &mut self.tlb(), &mut HostFrames, piece.guest);
         }
+    }
+
+    /// The block at an offset.
+    fn piece_at(&self, mut offset: u64) -> Option<Piece> {
+        for piece in &self.pieces {
+            if offset < piece.bytes {
+                return Some(Piece {
+                    guest: IntermediateAddress(piece.guest.0 + offset),
+                    host: PhysicalAddress(piece.host.0 + offset),
+                    bytes: BLOCK,
+                });
+            }
+            offset -= piece.bytes;
+        }
+        None
     }
 
     /// Whether `address` is memory.
     pub(crate) fn contains(&self, address: u64) -> bool {
-        self.find(address).is_some()
+        self.home(address).is_some()
     }
 
-    /// Host address of `address`, and how many bytes follow in one piece.
-    fn find(&self, address: u64) -> Option<(u64, u64)> {
+    /// Host address of memory that is never given up, and how many bytes follow in one piece.
+    fn home(&self, address: u64) -> Option<(u64, u64)> {
         let piece =
-            self.pieces.iter().find(|piece| address.wrapping_sub(piece.guest) < piece.size)?;
-        let inside = address.wrapping_sub(piece.guest);
-        Some((piece.host.wrapping_add(inside), piece.size.wrapping_sub(inside)))
+            self.pieces.iter().find(|piece| address.wrapping_sub(piece.guest.0) < piece.bytes)?;
+        let inside = address.wrapping_sub(piece.guest.0);
+        Some((piece.host.0.wrapping_add(inside), piece.bytes.wrapping_sub(inside)))
+    }
+
+    /// Gives the guest memory at `address` again; with `whole`, a block of it where all of that is absent.
+    pub(crate) fn provide(&self, address: u64, whole: bool) -> Provided {
+        let (address, frames) = (IntermediateAddress(address), &mut HostFrames);
+        let mut map = self.map.write();
+        match map.provide(&mut Tables, &mut self.tlb(), frames, address, whole) {
+            stage2::Provided::Present => Provided::Present,
+            stage2::Provided::NotMemory => Provided::NotMemory,
+            stage2::Provided::Short => Provided::Short,
+        }
+    }
+
+    /// Bytes that the guest gave up.
+    pub(crate) fn absent(&self) -> u64 {
+        if self.elastic.is_some() { self.map.read().absent() } else { 0 }
     }
 
     /// Calls `copy(host address, offset, size)` for each contiguous part of
@@ -106,19 +158,114 @@ impl Ram {
         mut copy: impl FnMut(u64, usize, usize),
     ) -> Result<(), OutOfMemoryRange> {
         let refused = OutOfMemoryRange { address, size: size as u64 };
-        for check in [true, false] {
-            let mut done = 0usize;
-            while done < size {
-                let at = address.0.checked_add(done as u64).ok_or(refused)?;
-                let (host, room) = self.find(at).ok_or(refused)?;
-                let part = usize::try_from(room).unwrap_or(usize::MAX).min(size - done);
-                if !check {
-                    copy(host, done, part);
-                }
-                done += part;
+        if self.elastic.is_none() {
+            let find = |at| self.home(at);
+            for_each_part(find, address.0, size, |_, _, _| {}).map_err(|_| refused)?;
+            return for_each_part(find, address.0, size, copy).map_err(|_| refused);
+        }
+        for _ in 0..TRIES {
+            let map = self.map.read();
+            let find = |at| {
+                let found = map.find(&Tables, IntermediateAddress(at));
+                found.map(|(host, room)| (host.0, room))
+            };
+            let Err(absent) = for_each_part(find, address.0, size, |_, _, _| {}) else {
+                // The lock is still held: all of it is there.
+                return for_each_part(find, address.0, size, &mut copy).map_err(|_| refused);
+            };
+            drop(map);
+            if self.provide(absent, true) != Provided::Present {
+                return Err(refused);
             }
         }
-        Ok(())
+        Err(refused)
+    }
+}
+
+/// Calls `each(host address, offset, size)` for each contiguous part of a range, up to the first address
+/// that `find` does not know, which is the error.
+fn for_each_part(
+    find: impl Fn(u64) -> Option<(u64, u64)>,
+    start: u64,
+    size: usize,
+    mut each: impl FnMut(u64, usize, usize),
+) -> Result<(), u64> {
+    let mut done = 0usize;
+    while done < size {
+        let at = start.checked_add(done as u64).ok_or(u64::MAX)?;
+        let (host, room) = find(at).ok_or(at)?;
+        let part = usize::try_from(room).unwrap_or(usize::MAX).min(size - done);
+        each(host, done, part);
+        done += part;
+    }
+    Ok(())
+}
+
+/// Takes memory for a guest, by the largest pieces there are.
+fn allocate(size: u64) -> Option<Vec<Piece>> {
+    let mut pieces = Vec::new();
+    let (mut guest, mut left) = (0u64, size);
+    let mut limit = MAX_PIECE;
+    while left != 0 {
+        if guest == layout::DEVICES {
+            guest = layout::MEMORY_ABOVE_4G;
+        }
+        // As large as fits and as the guest's address is aligned. The end of memory below the
+        // devices is a multiple of the largest piece.
+        let fits = left.checked_ilog2().map_or(BLOCK, |log| 1 << log);
+        let alignment = 1u64 << guest.trailing_zeros().min(62);
+        let bytes = limit.min(fits).min(alignment);
+        match memory::allocate(bytes) {
+            Some(host) => {
+                let (start, host) = (IntermediateAddress(guest), PhysicalAddress(host));
+                pieces.push(Piece { guest: start, host, bytes });
+                guest += bytes;
+                left = left.checked_sub(bytes)?;
+            }
+            None if bytes > BLOCK => limit = bytes / 2,
+            None => {
+                give_all(&pieces);
+                return None;
+            }
+        }
+    }
+    Some(pieces)
+}
+
+fn give_all(pieces: &[Piece]) {
+    for piece in pieces {
+        HostFrames.give(piece.host, piece.bytes);
+    }
+}
+
+impl Drop for Ram {
+    fn drop(&mut self) {
+        self.map.get_mut().release(&mut Tables, &mut NotRunning, &mut HostFrames);
+    }
+}
+
+impl PageOwner for Ram {
+    fn take(&self, pages: &[GuestAddress]) {
+        for pages in pages.chunks(BATCH) {
+            let mut addresses = [IntermediateAddress(0); BATCH];
+            let addresses = addresses.get_mut(..pages.len()).unwrap_or_default();
+            for (address, page) in addresses.iter_mut().zip(pages) {
+                *address = IntermediateAddress(page.0);
+            }
+            let mut map = self.map.write();
+            map.surrender(&mut Tables, &mut self.tlb(), &mut HostFrames, addresses);
+        }
+    }
+
+    fn give_back(&self, pages: &[GuestAddress]) {
+        for page in pages {
+            // Where the host has none now, the guest meets that when it touches the page.
+            self.provide(page.0, false);
+        }
+    }
+
+    fn give_back_all(&self) {
+        // Each page comes back when it is touched.
     }
 }
 
@@ -161,27 +308,52 @@ impl GuestMemory for Ram {
 
 /// The 2 bytes at `host`, which is a guest's memory; `None` unless they are aligned and all there.
 fn cell_u16<'a>(host: u64, size: usize) -> Option<&'a AtomicU16> {
-    // SAFETY: the pieces of a guest's memory stay mapped while anybody accesses them, and it is
+    // SAFETY: a guest's memory stays mapped here, and its own while `for_each` calls; it is
     // only the guest that may write at the same time.
     (size == 2 && host.is_multiple_of(2)).then(|| unsafe { AtomicU16::from_ptr(host as *mut u16) })
 }
 
-/// Tables live on the heap.
+/// Free memory as guests' memory comes out of it and goes back.
+struct HostFrames;
+
+impl FrameSource for HostFrames {
+    fn take(&mut self, bytes: u64) -> Option<PhysicalAddress> {
+        let address = PhysicalAddress(memory::allocate(bytes)?);
+        self.clear(address, bytes);
+        Some(address)
+    }
+
+    fn take_at(&mut self, address: PhysicalAddress, bytes: u64) -> bool {
+        let taken = memory::allocate_at(address.0, bytes);
+        if taken {
+            self.clear(address, bytes);
+        }
+        taken
+    }
+
+    fn give(&mut self, address: PhysicalAddress, bytes: u64) {
+        self.clear(address, bytes);
+        memory::free(address.0, bytes);
+    }
+
+    fn clear(&mut self, address: PhysicalAddress, bytes: u64) {
+        let words = bytes as usize / size_of::<u64>();
+        // SAFETY: the memory was allocated for one guest, whole pages, and is mapped at its physical
+        // address. No guest and no device reaches it: it is in no table, or its guest does not run.
+        scrub(unsafe { core::slice::from_raw_parts_mut(address.0 as *mut u64, words) });
+    }
+}
+
+/// Tables come out of the memory for guests.
 struct Tables;
 
 impl TableMemory for Tables {
     fn allocate(&mut self, bytes: usize) -> Option<PhysicalAddress> {
-        let layout = Layout::from_size_align(bytes, bytes).ok().filter(|l| l.size() != 0)?;
-        // SAFETY: the size is not zero.
-        let table = unsafe { alloc_zeroed(layout) };
-        (!table.is_null()).then_some(PhysicalAddress(table as u64))
+        HostFrames.take((bytes as u64).max(PAGE))
     }
 
     fn free(&mut self, table: PhysicalAddress, bytes: usize) {
-        if let Ok(layout) = Layout::from_size_align(bytes, bytes) {
-            // SAFETY: the walker gives back what `allocate` gave, with the same size.
-            unsafe { dealloc(table.0 as *mut u8, layout) }
-        }
+        memory::free(table.0, (bytes as u64).max(PAGE));
     }
 
     fn load(&self, entry: PhysicalAddress) -> u64 {
@@ -195,7 +367,7 @@ impl TableMemory for Tables {
     }
 }
 
-/// Tables are only changed before their guest runs for the first time.
+/// The guest has not run yet, or does not any more.
 struct NotRunning;
 
 impl TlbMaintenance for NotRunning {
@@ -203,5 +375,26 @@ impl TlbMaintenance for NotRunning {
 
     fn invalidate_all(&mut self) {}
 
+    fn publish(&mut self) {}
+}
+
+/// What processors have cached of a guest's tables.
+struct GuestTlb<'a>(&'a Ram);
+
+impl TlbMaintenance for GuestTlb<'_> {
+    fn invalidate_range(&mut self, _: IntermediateAddress, _: u64, _: u64, _: bool) {
+        self.invalidate_all();
+    }
+
+    fn invalidate_all(&mut self) {
+        let Some(shootdown) = &self.0.elastic else { return };
+        shootdown.changed(|vcpu| {
+            if let Some(handle) = self.0.vcpus.get().and_then(|vcpus| vcpus.get(vcpu)) {
+                host::kick(handle.home());
+            }
+        });
+    }
+
+    // Processors keep nothing of entries that were not there (APM 15.25.9, SDM 30.4.3).
     fn publish(&mut self) {}
 }

@@ -13,8 +13,8 @@ use bunshin::console::Channel;
 use bunshin::device::console::ConsoleSink;
 use bunshin::disk::image::PAGE;
 use bunshin::disk::{Page, PageSource};
-use spin::mutex::TicketMutex;
-use x86_backend::boot_info::Range;
+use bunshin::virtio::Transport;
+use bunshin::virtio::balloon::Balloon;
 use x86_backend::machine::acpi::VirtioSlot;
 use x86_backend::machine::ioapic::IoApic;
 use x86_backend::machine::layout;
@@ -23,7 +23,7 @@ use crate::host::console::CONSOLE;
 use crate::host::memory;
 use crate::ram::Ram;
 
-/// Makes the devices of `config`, puts them on `bus` and says where they are.
+/// Makes the devices of `config`, puts them on `bus` and says where they are, and which is the balloon.
 ///
 /// # Errors
 /// Why one of them cannot be.
@@ -34,13 +34,19 @@ pub(crate) fn attach(
     ioapic: &Arc<IoApic>,
     console: Channel,
     bus: &mut Bus,
-) -> Result<Vec<VirtioSlot>, String> {
+) -> Result<(Vec<VirtioSlot>, Option<Arc<Transport<Balloon>>>), String> {
     let port = CONSOLE.port(console);
     let control = config.control.then(|| CONSOLE.port(CONSOLE.add_control(&config.name)));
     let wires = |slot: u8| -> Arc<dyn InterruptLine> { Arc::new(ioapic.line(pin(slot))) };
     let monitor = control.clone().map(|port| port as Arc<dyn ConsoleSink>);
-    let resources =
-        Resources { memory: ram.clone(), wires: &wires, console: port.clone(), monitor, host };
+    let resources = Resources {
+        memory: ram.clone(),
+        pages: ram.clone(),
+        wires: &wires,
+        console: port.clone(),
+        monitor,
+        host,
+    };
     let assembly = assembly::assemble(config, &resources).map_err(|error| error.to_string())?;
     port.connect(assembly.console);
     if let (Some(port), Some(monitor)) = (control, assembly.monitor) {
@@ -64,7 +70,7 @@ pub(crate) fn attach(
             interrupt: pin(slot).into(),
         });
     }
-    Ok(slots)
+    Ok((slots, assembly.balloon))
 }
 
 /// Pin of the IOAPIC for a slot.
@@ -72,41 +78,27 @@ fn pin(slot: u8) -> u8 {
     layout::VIRTIO_FIRST_IRQ.saturating_add(slot)
 }
 
-/// Pages for disk images, cut out of guests' memory.
+/// Pages for disk images, out of the memory for guests.
 pub(crate) struct PoolPages;
-
-/// Pages that nobody has.
-static FREE: TicketMutex<Vec<PoolPage>> = TicketMutex::new(Vec::new());
 
 /// [`PAGE`] bytes of memory that this value owns.
 struct PoolPage {
     base: u64,
 }
 
-/// A page that goes back when it is dropped.
-struct Lent(Option<PoolPage>);
-
 impl PageSource for PoolPages {
     fn take(&self) -> Option<Box<dyn Page>> {
-        let mut free = FREE.lock();
-        if free.is_empty() {
-            for Range { start, size } in memory::take(memory::CHUNK)? {
-                let pages = (0..size).step_by(PAGE).map(|offset| PoolPage { base: start + offset });
-                free.extend(pages);
-            }
-        }
-        let mut page = free.pop()?;
-        drop(free);
+        let mut page = PoolPage { base: memory::allocate(PAGE as u64)? };
         // What another guest left there must not be seen, whatever the disk does with the page.
         page.bytes_mut().fill(0);
-        Some(Box::new(Lent(Some(page))))
+        Some(Box::new(page))
     }
 }
 
-impl PoolPage {
+impl Page for PoolPage {
     fn bytes(&self) -> &[u8] {
-        // SAFETY: the pool gave the memory away for good, it was cut into pages that do not
-        // overlap, and each is in one `PoolPage`. It is mapped at its physical address.
+        // SAFETY: the memory was allocated for this value alone, is mapped at its physical address,
+        // holds initialised bytes, and is freed only when the value is dropped.
         unsafe { core::slice::from_raw_parts(self.base as *const u8, PAGE) }
     }
 
@@ -116,20 +108,8 @@ impl PoolPage {
     }
 }
 
-impl Page for Lent {
-    fn bytes(&self) -> &[u8] {
-        self.0.as_ref().map_or(&[], PoolPage::bytes)
-    }
-
-    fn bytes_mut(&mut self) -> &mut [u8] {
-        self.0.as_mut().map_or(&mut [], PoolPage::bytes_mut)
-    }
-}
-
-impl Drop for Lent {
+impl Drop for PoolPage {
     fn drop(&mut self) {
-        if let Some(page) = self.0.take() {
-            FREE.lock().push(page);
-        }
+        memory::free(self.base, PAGE as u64);
     }
 }

@@ -6,13 +6,14 @@ use alloc::vec::Vec;
 use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 
 use bunshin::address::GuestAddress;
-use bunshin::backend::{BootState, LoadError, Machine};
+use bunshin::backend::{BootState, LoadError, Machine, Provided, Reset};
 use bunshin::bus::{Bus, InterruptLine, Overlap, Space};
 use bunshin::console::Channel;
 use bunshin::device::clock::WallClock;
 use bunshin::vcpu::VcpuHandle;
 use spin::Once;
 use spin::mutex::TicketMutex;
+use stage2::BLOCK;
 use x86_backend::machine::clock::{Clock, NANOSECONDS_PER_SECOND};
 use x86_backend::machine::cpuid::Cpuid;
 use x86_backend::machine::ioapic::IoApic;
@@ -33,6 +34,8 @@ use crate::host::{self, timer};
 use crate::images::Images;
 use crate::ram::Ram;
 
+/// Bytes of memory that are cleared with interrupts masked.
+const PART: u64 = 2 * BLOCK;
 /// Bytes of the ports of the ACPI sleep and reset registers.
 const POWER_PORTS: u64 = 2;
 /// Bytes of the ACPI timer.
@@ -217,6 +220,7 @@ impl Pc {
 
     /// Tells it its virtual CPUs, whom interrupts wake. To be called once.
     pub(crate) fn connect(&self, vcpus: Vec<Arc<VcpuHandle>>) {
+        self.ram.connect(vcpus.clone());
         self.waker.0.call_once(|| vcpus);
     }
 
@@ -244,14 +248,32 @@ impl Pc {
 }
 
 impl Machine for Pc {
-    fn reset(&self) -> Result<BootState, LoadError> {
-        self.ioapic_reset();
-        self.power.0.store(PowerLatch::NONE, Ordering::Relaxed);
-        self.ram.clear();
+    /// Clears all memory part by part, then loads the images. Positions are offsets in memory.
+    fn reset(&self, position: u64) -> Result<Reset, LoadError> {
+        if position == 0 {
+            self.ioapic_reset();
+            self.power.0.store(PowerLatch::NONE, Ordering::Relaxed);
+        }
+        let size = self.ram.size();
+        if position < size {
+            let end = position.saturating_add(PART).min(size);
+            for offset in (position..end).step_by(BLOCK as usize) {
+                self.ram.clear(offset);
+            }
+            return Ok(Reset::More(end));
+        }
         let launch = self.images.load(&self.ram)?;
         let entry = GuestAddress(launch.rip);
         *self.launch.lock() = Some(launch);
-        Ok(BootState { entry, context: 0 })
+        Ok(Reset::Ready(BootState { entry, context: 0 }))
+    }
+
+    fn provide(&self, address: GuestAddress) -> Provided {
+        self.ram.provide(address.0, true)
+    }
+
+    fn absent_memory(&self) -> u64 {
+        self.ram.absent()
     }
 
     fn stood_still(&self, ticks: u64) {

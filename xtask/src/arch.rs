@@ -76,6 +76,14 @@ impl Arch {
         }
     }
 
+    /// Places for virtio devices in a VM: as many as QEMU's `virt` has, or as the IOAPIC has pins left.
+    pub const fn virtio_slots(self) -> usize {
+        match self {
+            Arch::Aarch64 => 32,
+            Arch::X86_64 => 19,
+        }
+    }
+
     /// Linux's name for the serial port of the guest machine.
     pub const fn console(self) -> &'static str {
         match self {

@@ -63,6 +63,8 @@ pub struct Vm {
     pub reservation: Option<(u32, u32)>,
     /// Whether it may manage the other VMs.
     pub control: bool,
+    /// Whether it has a balloon.
+    pub balloon: bool,
     /// Whether its memory has the addresses of the host's.
     pub direct_memory: bool,
     /// Disks.
@@ -90,6 +92,7 @@ impl Vm {
             pinned: false,
             reservation: None,
             control: false,
+            balloon: false,
             direct_memory: false,
             disks: Vec::new(),
             nets: Vec::new(),
@@ -320,6 +323,7 @@ impl Vm {
             (self.autostart, "bunshin,autostart"),
             (self.pinned, "bunshin,pinned"),
             (self.control, "bunshin,control"),
+            (self.balloon, "bunshin,balloon"),
             (self.direct_memory, "bunshin,direct-memory"),
         ] {
             if flag {

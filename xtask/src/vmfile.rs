@@ -102,6 +102,9 @@ pub struct Vm {
     /// Whether it may manage the other VMs.
     #[serde(default)]
     pub control: bool,
+    /// Whether it has a balloon, so that memory it does not need goes back to the host.
+    #[serde(default)]
+    pub balloon: bool,
     /// Whether its memory has the addresses of the host's.
     #[serde(default)]
     pub direct_memory: bool,
@@ -343,6 +346,7 @@ impl Vm {
     }
 
     fn resolve(&self, index: usize, folders: &Folders, arch: Arch) -> Result<fit::Vm> {
+        self.check_slots(arch)?;
         let read = |name: &str| {
             let file = locate(name, folders, arch)?;
             fs::read(&file).with_context(|| format!("can't read {}", file.display()))
@@ -390,6 +394,7 @@ impl Vm {
             pinned: self.pinned,
             reservation: self.reservation.map(|r| (r.budget, r.period)),
             control: self.control,
+            balloon: self.balloon,
             direct_memory: self.direct_memory,
             disks: self.resolve_disks(&folders.base)?,
             nets: self.resolve_nets(index),

@@ -69,6 +69,7 @@ fn bundles() -> Vec<Vec<u8>> {
     full.reservation = Some((1000, 10_000));
     full.pinned = true;
     full.control = true;
+    full.balloon = true;
     full.cpus = vec![0, 1, 2, 3];
     full.nets = vec![Net { mac: [2, 0, 0, 0, 0, 1], vlan: Some(7) }];
     full.devices = vec!["/pl061@9030000".into()];

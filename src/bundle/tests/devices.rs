@@ -21,7 +21,7 @@ fn rich() -> Spec {
     let images = spec.at("/images");
     images.children.push(image("web-disk-0", "filesystem", DISK_AT, DISK));
     let web = spec.at(WEB);
-    for flag in ["pinned", "control", "direct-memory"] {
+    for flag in ["pinned", "control", "balloon", "direct-memory"] {
         web.set(&format!("bunshin,{flag}"), vec![]);
     }
     web.set("bunshin,budget", number(2000));
@@ -69,7 +69,7 @@ fn write_rich(spec: &Spec) -> Vec<u8> {
 fn devices_are_read_as_they_were_written() {
     let machine = open(&write_rich(&rich())).unwrap();
     let web = &machine.vms[0];
-    assert!(web.pinned && web.control && web.direct_memory);
+    assert!(web.pinned && web.control && web.balloon && web.direct_memory);
     assert_eq!(web.reservation, Some(Reservation { budget_us: 2000, period_us: 10_000 }));
     let extent = |start, offset, size| DiskExtent { start, data: Payload { offset, size } };
     let extents = vec![extent(0, DISK_AT, 4096), extent(100 * 4096, DISK_AT + 4096, 8192)];

@@ -7,6 +7,7 @@ use crate::fake::device::{Asked, Recorder};
 use crate::fake::vcpu::{Event, Op};
 use crate::fake::world::{DEVICE, PORT, World};
 use crate::statistics::ExitKind;
+use crate::vm::State;
 
 const WIDTHS: [Width; 4] = [Width::Byte, Width::Half, Width::Word, Width::Double];
 
@@ -175,5 +176,53 @@ fn exits_are_counted_by_kind() {
             let expected = if other == kind { exits.len() as u64 } else { 0 };
             assert_eq!(counters.get(other), expected + extra, "{kind:?} {other:?}");
         }
+    }
+}
+
+/// Runs `exits` where the guest has given up an address, which it can have again or not.
+fn with_absent(address: u64, free: bool, exits: &[Exit]) -> (std::rc::Rc<World>, Vec<Event>) {
+    let ops: Vec<_> = exits.iter().copied().map(Op::Exit).collect();
+    let world = World::of_one(&ops);
+    world.vms[0].machine.absent.lock().unwrap().insert(address, free);
+    world.settle();
+    let mut events = world.vms[0].machine.take_trace();
+    events.retain(|event| {
+        matches!(event, Event::Repeated(_) | Event::AccessFaulted(_) | Event::Faulted(..))
+    });
+    (world, events)
+}
+
+#[test]
+fn memory_that_was_given_up_is_there_again_when_it_is_touched() {
+    let address = 0x9000;
+    let read = Exit::Io(access(Space::Memory, address, Width::Word, Operation::Read));
+    let (world, events) = with_absent(address, true, &[read]);
+    let completion = access(Space::Memory, address, Width::Word, Operation::Read).completion;
+    assert_eq!(events, [Event::Repeated(0), Event::Faulted(0, completion)], "then nobody is there");
+    assert_eq!(world.vms[0].present_memory(), world.vms[0].config.memory);
+    let fetch = Exit::MemoryFault { address: GuestAddress(address), access: FaultAccess::Execute };
+    assert_eq!(with_absent(address, true, &[fetch]).1, []);
+    let port = Exit::Io(access(Space::Port, address, Width::Byte, Operation::Read));
+    assert_eq!(with_absent(address, true, &[port]).1.len(), 1, "a port is no memory");
+}
+
+#[test]
+fn a_guest_that_needs_memory_of_which_there_is_none_stands_still_alone() {
+    let address = 0x9000;
+    for exit in [
+        Exit::Io(access(Space::Memory, address, Width::Word, Operation::Read)),
+        Exit::MemoryFault { address: GuestAddress(address), access: FaultAccess::Write },
+    ] {
+        crate::fake::journal::begin();
+        let (world, events) = with_absent(address, false, &[exit]);
+        assert!(matches!(world.vms[0].state(), State::Paused(_)), "{exit:?}");
+        assert!(
+            !events
+                .iter()
+                .any(|event| matches!(event, Event::Faulted(..) | Event::AccessFaulted(_)))
+        );
+        let told = crate::fake::journal::take().join("\n");
+        assert!(told.contains("needs memory that it gave up"), "{told}");
+        assert_eq!(world.vms[0].present_memory(), world.vms[0].config.memory - 4096);
     }
 }

@@ -1,7 +1,7 @@
 //! Several virtual CPUs on one host CPU.
 
 use crate::config::{MachineConfig, VmConfig};
-use crate::exit::Exit;
+use crate::exit::{Exit, PowerRequest};
 use crate::fake::vcpu::{Event, Op};
 use crate::fake::world::{World, vm};
 use crate::statistics::ExitKind;
@@ -93,4 +93,31 @@ fn a_newcomer_gets_its_turn_beside_one_that_ran_alone() {
     assert!(world.host.now() < 600, "{}", world.host.now());
     world.settle();
     assert_eq!(world.host.now(), 1100);
+}
+
+/// Clearing the memory of a machine takes long; whoever shares the host CPU goes on meanwhile.
+#[test]
+fn a_reset_holds_no_neighbour_up() {
+    let config = MachineConfig::new(vec![vm("reset", 1), vm("works", 1)]);
+    let works = [Op::Work(1), Op::Repeat];
+    let off = Op::Exit(Exit::Power(PowerRequest::SystemOff));
+    let reset = [Op::Exit(Exit::Power(PowerRequest::SystemReset))];
+    let world = World::start(1, &config, &[(&[&reset, &[off]], &[]), (&[&works], &[])]);
+    *world.vms[0].machine.reset_parts.lock().unwrap() = (200, 1);
+    let (mut longest, mut waited, mut neighbour) = (0, 0, 0);
+    while world.vms[0].starts() < 2 {
+        let before = world.host.now();
+        world.step(0);
+        let passed = world.host.now() - before;
+        if loads(&world, 1) > 0 {
+            neighbour += passed;
+            waited = 0;
+        } else {
+            waited += passed;
+            longest = longest.max(waited);
+        }
+        assert!(world.host.now() < 3000, "the reset never ends");
+    }
+    assert!(longest <= SLICE, "the neighbour waited for {longest} ticks");
+    assert!(neighbour >= 600, "{neighbour} ticks for the neighbour");
 }

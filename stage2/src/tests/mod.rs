@@ -4,6 +4,7 @@ mod encodings;
 mod formats;
 mod geometry;
 mod machine;
+mod memory;
 mod model;
 mod operations;
 mod out_of_memory;

@@ -1,18 +1,16 @@
-//! Physical memory: what the boot loader gave, and large pieces of it for
-//! guests.
+//! Physical memory: what the boot loader gave, and pieces of it for guests.
 
-use alloc::vec::Vec;
+use alloc::vec;
 
+use bunshin::address::HostAddress;
+use bunshin::frames::Frames;
 use spin::mutex::TicketMutex;
 use x86_backend::boot_info::{BootInfo, Range, free_ranges};
 
 use super::allocator;
 
-/// Unit in which memory is given to guests: the page size of the second
-/// translation stage that every processor has.
-pub(crate) const CHUNK: u64 = 2 << 20;
-/// Page size that is used where guest memory is large enough for it.
-const HUGE: u64 = 1 << 30;
+/// Memory that can be given to guests is a multiple of this.
+const CHUNK: u64 = 2 << 20;
 /// Memory below is left alone: firmware data, and the start-up code of the
 /// other processors.
 const LOW_MEMORY: u64 = 1 << 20;
@@ -21,8 +19,8 @@ const HEAP_SHARE: u64 = 16;
 /// ... within these limits.
 const HEAP_LIMITS: (u64, u64) = (8 << 20, 256 << 20);
 
-/// Free memory in multiples of [`CHUNK`].
-static POOL: TicketMutex<Vec<Range>> = TicketMutex::new(Vec::new());
+/// Free memory.
+static FRAMES: TicketMutex<Frames> = TicketMutex::new(Frames::new());
 
 unsafe extern "C" {
     static image_start: u8;
@@ -63,52 +61,34 @@ pub(super) unsafe fn init(info: &BootInfo) -> bool {
     free.retain(|range| range.size != 0);
     let left: u64 = free.iter().map(|range| range.size).sum();
     log::info!("memory: {} MiB for guests, {} MiB heap", left >> 20, wanted >> 20);
-    *POOL.lock() = free;
+    let mut frames = FRAMES.lock();
+    for Range { start, size } in free {
+        let start = HostAddress(start);
+        // The books stay for good.
+        frames.add(start, size, vec![0; Frames::books(start, size)].leak());
+    }
     true
 }
 
-/// Takes memory for a guest, in as few pieces as possible. `None`, and
-/// nothing taken, when there is not so much.
-///
-/// The memory is mapped at its physical address and never given back.
-pub(crate) fn take(size: u64) -> Option<Vec<Range>> {
-    let mut pool = POOL.lock();
-    let total: u64 = pool.iter().map(|range| range.size).sum();
-    if total < size || !size.is_multiple_of(CHUNK) {
-        return None;
-    }
-    let mut pieces = Vec::new();
-    let mut missing = size;
-    while missing != 0 {
-        // The smallest range that holds all of it, or else the largest.
-        let place = pool
-            .iter()
-            .enumerate()
-            .filter(|(_, range)| range.size >= missing)
-            .min_by_key(|(_, range)| range.size)
-            .or_else(|| pool.iter().enumerate().max_by_key(|(_, range)| range.size))
-            .map(|(place, _)| place)?;
-        let range = pool.get_mut(place)?;
-        let size = range.size.min(missing);
-        // A large guest starts on a boundary of huge pages where there is room for that.
-        let aligned = range.start.next_multiple_of(HUGE);
-        let start =
-            if size >= HUGE && aligned + size <= range.end() { aligned } else { range.start };
-        let behind = Range { start: start + size, size: range.end() - (start + size) };
-        range.size = start - range.start;
-        if behind.size != 0 {
-            pool.push(behind);
-        }
-        pool.retain(|range| range.size != 0);
-        pieces.push(Range { start, size });
-        missing -= size;
-    }
-    Some(pieces)
+/// Allocates `bytes`, rounded up to a power of two and aligned to that. The memory is mapped at its
+/// physical address.
+pub(crate) fn allocate(bytes: u64) -> Option<u64> {
+    FRAMES.lock().allocate(bytes).map(|address| address.0)
+}
+
+/// Allocates the block of `bytes` at `start`; false unless all of it is free.
+pub(crate) fn allocate_at(start: u64, bytes: u64) -> bool {
+    FRAMES.lock().allocate_at(HostAddress(start), bytes)
+}
+
+/// Gives back what was allocated, or a part of it.
+pub(crate) fn free(start: u64, bytes: u64) {
+    FRAMES.lock().free(HostAddress(start), bytes);
 }
 
 /// Memory for guests that is left, in bytes.
-pub(crate) fn free() -> u64 {
-    POOL.lock().iter().map(|range| range.size).sum()
+pub(crate) fn available() -> u64 {
+    FRAMES.lock().available()
 }
 
 /// The bytes of a module, which stay as the boot loader left them.

@@ -269,6 +269,10 @@ impl Engine for Svm {
         self.flush = true;
     }
 
+    fn forget_tables(&mut self) {
+        self.flush = true;
+    }
+
     fn run(&mut self, registers: &mut Registers) -> Cause {
         let processor = &PerCpu::current().svm;
         let control = &mut self.vmcb.control;

@@ -62,6 +62,8 @@ pub(crate) struct X86Vcpu<E: Engine> {
     startup: Option<(usize, u8)>,
     /// The clock page in guest memory.
     system_time: SystemTime,
+    /// The state of the second-stage tables that it last ran with.
+    tables: u64,
 }
 
 impl<E: Engine> X86Vcpu<E> {
@@ -97,6 +99,7 @@ impl<E: Engine> X86Vcpu<E> {
             startups: VecDeque::new(),
             startup: None,
             system_time: SystemTime::default(),
+            tables: 0,
         })
     }
 
@@ -189,7 +192,18 @@ impl<E: Engine> Vcpu for X86Vcpu<E> {
             if let Some(exit) = self.prepare() {
                 return exit;
             }
-            let cause = self.engine.run(&mut self.registers);
+            let cause = match self.pc.ram.shootdown() {
+                None => self.engine.run(&mut self.registers),
+                Some(shootdown) => {
+                    let tables = shootdown.enter(self.handle.id().0);
+                    if core::mem::replace(&mut self.tables, tables) != tables {
+                        self.engine.forget_tables();
+                    }
+                    let cause = self.engine.run(&mut self.registers);
+                    shootdown.leave(self.handle.id().0);
+                    cause
+                }
+            };
             self.after_exit();
             if let Some(exit) = self.resolve(cause) {
                 return exit;

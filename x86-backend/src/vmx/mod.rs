@@ -417,6 +417,10 @@ impl Engine for Vmx {
         self.stale = true;
     }
 
+    fn forget_tables(&mut self) {
+        processor::invalidate_tables(&self.controls, self.tables | EPT_POINTER);
+    }
+
     fn run(&mut self, registers: &mut Registers) -> Cause {
         self.attach();
         if core::mem::take(&mut self.stale) {

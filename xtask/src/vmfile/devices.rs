@@ -11,6 +11,7 @@ use serde::de::{self, Deserializer};
 use toml::Spanned;
 
 use super::{Machine, Size, Vm};
+use crate::arch::Arch;
 use crate::disk::{self, Format, SparseImage};
 use crate::fit;
 
@@ -187,6 +188,15 @@ impl Vm {
         }
         let count = self.disks.len() + self.nets.len();
         ensure!(count <= MAX_DEVICES, "{count} disks and nets; a vm has at most {MAX_DEVICES}");
+        Ok(())
+    }
+
+    /// Checks that `arch` has places for all of its virtio devices.
+    pub(super) fn check_slots(&self, arch: Arch) -> Result<()> {
+        // A console and random numbers; the monitor and a balloon.
+        let own = 2 + usize::from(self.control) + usize::from(self.balloon);
+        let (count, most) = (self.disks.len() + self.nets.len(), arch.virtio_slots() - own);
+        ensure!(count <= most, "{count} disks and nets; on {arch} this vm has places for {most}");
         Ok(())
     }
 

@@ -136,6 +136,7 @@ memory = "512M"
 kernel = "Image"
 pinned = true
 control = true
+balloon = true
 direct_memory = true
 reservation = { budget = 2000, period = 10000 }
 
@@ -178,7 +179,7 @@ fn devices_are_resolved() {
     let file = VmFile::parse(&text, "web.toml").unwrap();
     let vms = file.resolve(&folders, Arch::Aarch64).unwrap();
     let web = &vms[0];
-    assert!(web.pinned && web.control && web.direct_memory);
+    assert!(web.pinned && web.control && web.balloon && web.direct_memory);
     assert_eq!(web.reservation, Some((2000, 10_000)));
     let [root, host, blank] = &web.disks[..] else { panic!("{:?}", web.disks) };
     let fit::DiskSource::Image(image) = &root.source else { panic!("{root:?}") };
@@ -261,4 +262,27 @@ fn errors_about_devices_name_the_file_and_the_line() {
         let error = format!("{:#}", VmFile::parse(&text, "f").unwrap_err());
         assert!(error.starts_with(expected), "{error}\nis not\n{expected}");
     }
+}
+
+#[test]
+fn more_devices_than_an_architecture_has_places_for_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("Image"), IMAGE).unwrap();
+    let base = folder.path().to_path_buf();
+    let folders = Folders { base, guests: PathBuf::new(), small: PathBuf::new() };
+    let refusal = |keys: &str, nets: usize, arch: Arch| {
+        let nets = "[[vm.net]]\n".repeat(nets);
+        let text =
+            format!("[[vm]]\nname = \"web\"\nmemory = \"64M\"\nkernel = \"Image\"\n{keys}\n{nets}");
+        let resolved = VmFile::parse(&text, "web.toml").unwrap().resolve(&folders, arch);
+        resolved.err().map(|error| format!("{error:#}")).filter(|text| text.contains("places"))
+    };
+    assert_eq!(refusal("", 28, Arch::Aarch64), None);
+    assert_eq!(refusal("control = true\nballoon = true", 28, Arch::Aarch64), None);
+    assert_eq!(refusal("", 17, Arch::X86_64), None);
+    assert_eq!(
+        refusal("", 18, Arch::X86_64).unwrap(),
+        "vm \"web\": 18 disks and nets; on x86_64 this vm has places for 17"
+    );
+    assert!(refusal("control = true\nballoon = true", 16, Arch::X86_64).is_some());
 }
