@@ -139,6 +139,15 @@ impl Console {
         Channel(channel)
     }
 
+    /// The virtual machine called `name` could not be made: the next one gets its number, so that
+    /// numbers are those of the machines that there are.
+    pub fn forget(&self, name: &str) {
+        self.withdraw_focus(name);
+        let mut state = self.state.lock();
+        let State { machines, terminal, .. } = &mut *state;
+        machines.retain(|channel| terminal.name(*channel) != name);
+    }
+
     /// Adds a way to the monitor for a program in a virtual machine: what it
     /// sends through a [`Console::port`] of the channel are commands, what it
     /// receives are answers.
@@ -503,5 +512,28 @@ impl ConsoleSink for Port {
 
     fn ready(&self) {
         self.console.deliver(self.channel);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_machine_that_could_not_be_made_has_no_number() {
+        let console = Console::new();
+        for name in ["broken", "web", "db"] {
+            console.add(name, true);
+        }
+        console.forget("broken");
+        assert!(console.focus_machine(0));
+        let focus = |console: &Console| {
+            let state = console.state.lock();
+            state.terminal.focus().map(|channel| String::from(state.terminal.name(channel)))
+        };
+        assert_eq!(focus(&console).as_deref(), Some("web"));
+        assert!(console.focus_machine(1));
+        assert_eq!(focus(&console).as_deref(), Some("db"));
+        assert!(!console.focus_machine(2));
     }
 }

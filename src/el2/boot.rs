@@ -319,7 +319,7 @@ fn start(
             }
             Err(reason) => {
                 error!("vm \"{}\": {reason}", vm.name);
-                console::CONSOLE.withdraw_focus(&vm.name);
+                console::CONSOLE.forget(&vm.name);
             }
         }
     }

@@ -13,12 +13,21 @@ use crate::hypervisor::Hypervisor;
 use crate::virtio::balloon::PAGE;
 use crate::vm::{State, Transition, Vm};
 
-/// Obeys a command and gives the answer.
-pub(super) fn execute<B: Backend>(hypervisor: &Hypervisor<B>, command: &Command) -> String {
-    answer(hypervisor, command).unwrap_or_else(|reason| format!("{reason}\n"))
+/// Obeys a command and gives the answer. The focus of the terminal moves only for whoever sits there,
+/// on the `terminal`.
+pub(super) fn execute<B: Backend>(
+    hypervisor: &Hypervisor<B>,
+    command: &Command,
+    terminal: bool,
+) -> String {
+    answer(hypervisor, command, terminal).unwrap_or_else(|reason| format!("{reason}\n"))
 }
 
-fn answer<B: Backend>(hypervisor: &Hypervisor<B>, command: &Command) -> Result<String, String> {
+fn answer<B: Backend>(
+    hypervisor: &Hypervisor<B>,
+    command: &Command,
+    terminal: bool,
+) -> Result<String, String> {
     let vms = hypervisor.vms();
     Ok(match command {
         Command::Help => HELP.into(),
@@ -54,6 +63,9 @@ fn answer<B: Backend>(hypervisor: &Hypervisor<B>, command: &Command) -> Result<S
             let mut text = hypervisor.console.history().join("\n");
             text.push('\n');
             text
+        }
+        Command::Console(_) if !terminal => {
+            return Err("console: only whoever sits at the terminal moves its focus".into());
         }
         Command::Console(name) => {
             let (number, _) = find(&vms, name)?;

@@ -24,7 +24,7 @@ const PROMPT: &str = "bunshin> ";
 #[derive(Debug)]
 pub struct Session {
     editor: LineEditor,
-    /// What is typed is shown: there is a person on the other side.
+    /// What is typed is shown: there is a person on the other side, who sits at the terminal.
     echo: bool,
 }
 
@@ -57,7 +57,7 @@ impl Session {
                         shown.push_str("\r\n");
                     }
                     let answer = match command::parse(&line) {
-                        Ok(Some(command)) => execute::execute(hypervisor, &command),
+                        Ok(Some(command)) => execute::execute(hypervisor, &command, self.echo),
                         Ok(None) => String::new(),
                         Err(reason) => alloc::format!("{reason}\n"),
                     };

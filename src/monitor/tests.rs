@@ -97,6 +97,7 @@ fn reports_name_what_there_is() {
         ("trace 7", &["no host CPU 7; there are 0 to 1"]),
         ("nonsense", &["nonsense: no such command"]),
         ("log", &["\n"]),
+        ("balloon web 1M", &["vm \"web\" has no balloon; its VM file needs `balloon = true`"]),
     ] {
         let answer = run(&world, &mut session, line);
         for part in parts {
@@ -113,6 +114,8 @@ fn a_program_gets_answers_without_an_echo() {
     let shown = session.feed(world.hypervisor, b"mem\n");
     assert!(shown.starts_with("free "), "{shown}");
     assert!(shown.ends_with(PROMPT));
+    let shown = session.feed(world.hypervisor, b"console db\n");
+    assert!(shown.starts_with("console: only whoever sits at the terminal"), "{shown}");
 }
 
 /// The flight recorder is in the report of a guest that dies.

@@ -106,6 +106,32 @@ impl Emulator {
     /// Waits until `text` is printed and returns what came before it since
     /// the last call.
     pub(crate) fn expect(&mut self, text: &str) -> Result<String> {
+        match self.wait_for(text, self.deadline) {
+            Ok(before) => Ok(before),
+            Err(why) => bail!("{why} before {text:?} was printed\n{}", self.report()),
+        }
+    }
+
+    /// Waits for `text`, but not longer than `time`; whether it came.
+    pub(crate) fn expect_within(&mut self, text: &str, time: Duration) -> Result<bool> {
+        match self.wait_for(text, self.deadline.min(Instant::now() + time)) {
+            Ok(_) => Ok(true),
+            Err(_) if !self.is_late() && !self.shared.lock().ended => Ok(false),
+            Err(why) => bail!("{why} before {text:?} was printed\n{}", self.report()),
+        }
+    }
+
+    /// Whether its time is up.
+    pub(crate) fn is_late(&self) -> bool {
+        Instant::now() >= self.deadline
+    }
+
+    /// Waits for `text` and returns what came before it; or why it did not come.
+    fn wait_for(
+        &mut self,
+        text: &str,
+        deadline: Instant,
+    ) -> std::result::Result<String, &'static str> {
         let needle = text.as_bytes();
         let mut log = self.shared.lock();
         loop {
@@ -115,11 +141,12 @@ impl Emulator {
                 self.cursor += at + needle.len();
                 return Ok(before);
             }
-            let left = self.deadline.saturating_duration_since(Instant::now());
-            if log.ended || left.is_zero() {
-                let why = if log.ended { "the emulator ended" } else { "the time was up" };
-                drop(log);
-                bail!("{why} before {text:?} was printed\n{}", self.report());
+            let left = deadline.saturating_duration_since(Instant::now());
+            if log.ended {
+                return Err("the emulator ended");
+            }
+            if left.is_zero() {
+                return Err("the time was up");
             }
             (log, _) = self
                 .shared

@@ -6,7 +6,7 @@ use anyhow::{Context, Result, ensure};
 
 use crate::emulator::Emulator;
 use crate::host::USUAL;
-use crate::monitor::{ask, debian, focus_on, shell};
+use crate::monitor::{ask, debian, focus_on, shell, shell_of};
 use crate::{Case, case};
 
 const LIMIT: Duration = Duration::from_secs(300);
@@ -44,8 +44,7 @@ fn speed(emulator: &mut Emulator) -> Result<u64> {
 fn disturbed(cpu: u32, share: u64) -> Result<()> {
     let mut emulator = USUAL.boot(&[debian("victim", &[0])?, debian("rogue", &[cpu])?], LIMIT)?;
     emulator.expect("guest# ")?;
-    focus_on(&mut emulator, 2)?;
-    shell(&mut emulator, "true")?;
+    shell_of(&mut emulator, 2)?;
     focus_on(&mut emulator, 1)?;
     speed(&mut emulator)?;
     let quiet = speed(&mut emulator)?;

@@ -3,12 +3,14 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use xtask::arch::Arch;
 use xtask::fit::Vm;
 use xtask::setup::Guest;
+use xtask::vmfile::VmFile;
 
 use crate::emulator::Emulator;
 use crate::host::USUAL;
-use crate::{Case, case, linux};
+use crate::{Case, case, linux, vmfile};
 
 const LIMIT: Duration = Duration::from_secs(240);
 const MEMORY: u64 = 128 << 20;
@@ -20,11 +22,17 @@ const RESETS: [usize; 2] = [10, 100];
 
 pub(crate) fn trials(full: bool) -> Vec<Case> {
     let resets = RESETS[usize::from(full)];
-    vec![
+    let mut cases = vec![
         case("monitor::the_focus_moves_and_others_stay_visible", focus),
         case("monitor::machines_are_paused_resumed_stopped_started_and_reset", life),
         case(format!("monitor::{resets}_resets_disturb_no_neighbour"), move || neighbour(resets)),
-    ]
+        case("monitor::a_control_machine_manages_others", control),
+    ];
+    for arch in vmfile::architectures(full).iter().copied() {
+        let name = format!("monitor::a_balloon_gives_memory_back/{arch}");
+        cases.push(case(name, move || balloon(arch)));
+    }
+    cases
 }
 
 /// A Debian at its shell, on these host CPUs.
@@ -60,19 +68,28 @@ pub(crate) fn shell(emulator: &mut Emulator, command: &str) -> Result<String> {
     Ok(emulator.expect(">>")?.trim().to_string())
 }
 
+/// Gives the focus to a machine and waits for its shell, which may not have started yet: what is typed
+/// before is lost.
+pub(crate) fn shell_of(emulator: &mut Emulator, number: usize) -> Result<()> {
+    focus_on(emulator, number)?;
+    while !emulator.expect_within(SHELL, Duration::from_secs(2))? {
+        emulator.send("\n")?;
+    }
+    shell(emulator, "true").map(drop)
+}
+
 /// Two Debians on two host CPUs, both at their shells, the first in focus.
-fn two() -> Result<Emulator> {
+fn two(limit: Duration) -> Result<Emulator> {
     let vms = [debian("one", &[0])?, debian("two", &[1])?];
-    let mut emulator = USUAL.boot(&vms, LIMIT)?;
+    let mut emulator = USUAL.boot(&vms, limit)?;
     emulator.expect(SHELL)?;
-    focus_on(&mut emulator, 2)?;
-    shell(&mut emulator, "true")?;
+    shell_of(&mut emulator, 2)?;
     focus_on(&mut emulator, 1)?;
     Ok(emulator)
 }
 
 fn focus() -> Result<()> {
-    let mut emulator = two()?;
+    let mut emulator = two(LIMIT)?;
     let name = shell(&mut emulator, "echo first > /tmp/name; cat /tmp/name")?;
     ensure!(name.ends_with("first"), "{name}");
     focus_on(&mut emulator, 2)?;
@@ -96,7 +113,7 @@ fn focus() -> Result<()> {
 }
 
 fn life() -> Result<()> {
-    let mut emulator = two()?;
+    let mut emulator = two(LIMIT)?;
     let mut expect = |command: &str, text: &str| -> Result<()> {
         emulator.send("\x01m\x15\r")?;
         emulator.expect(PROMPT)?;
@@ -145,7 +162,8 @@ fn clock_stands_still(emulator: &mut Emulator) -> Result<u64> {
 /// One machine is reset again and again while the other reads and writes.
 fn neighbour(resets: usize) -> Result<()> {
     const STARTED: &str = "vm \"two\": started, ";
-    let mut emulator = two()?;
+    let resets_take = Duration::from_secs(6) * u32::try_from(resets)?;
+    let mut emulator = two(LIMIT + resets_take)?;
     let work = "while dd if=/dev/urandom of=/tmp/a bs=64k count=16 2>/dev/null && cp /tmp/a /tmp/b \
                 && cmp /tmp/a /tmp/b; do date +%s > /tmp/last; echo r >> /tmp/rounds; done; echo wr''ong";
     shell(&mut emulator, "touch /tmp/rounds")?;
@@ -169,5 +187,93 @@ fn neighbour(resets: usize) -> Result<()> {
     let text = emulator.text();
     ensure!(!text.contains("wrong\r"), "the neighbour read what it had not written");
     println!("{resets} resets; the neighbour went from round {before} to {after}");
+    Ok(())
+}
+
+/// A program in a control machine sees, pauses, resumes and resets another, and leaves the terminal alone.
+fn control() -> Result<()> {
+    let text = "[[vm]]\nname = \"two\"\nmemory = \"128M\"\nkernel = \"debian:6.1\"\ninitrd = \"busybox\"\n\
+         cmdline = \"quiet\"\n\
+         [[vm]]\nname = \"boss\"\nmemory = \"128M\"\nkernel = \"debian:6.1\"\ninitrd = \"busybox\"\n\
+         control = true\ncmdline = \"quiet bunshin.run=control,two\"\n";
+    let file = VmFile::parse(text, "monitor.rs")?;
+    let folder = tempfile::tempdir()?;
+    let mut emulator = vmfile::boot(&file, Arch::Aarch64, folder.path(), LIMIT)?;
+    let mut told = |texts: &[&str]| -> Result<()> {
+        for text in texts {
+            emulator.expect(text).with_context(|| format!("no {text:?}"))?;
+        }
+        Ok(())
+    };
+    told(&["[boss] control: vms", "running", "[boss] control: pause two"])?;
+    told(&["vm \"two\": paused", "[boss] control: vms", "two", "paused"])?;
+    told(&["[boss] control: console two", "only whoever sits at the terminal"])?;
+    told(&["[boss] control: resume two", "vm \"two\": goes on", "[boss] control: reset two"])?;
+    told(&["vm \"two\": started", "[boss] control: vms", "vm \"two\": off"])?;
+    emulator.finish().map(drop)
+}
+
+/// The host's free memory in KiB, and a machine's, as `mem` says it.
+fn memory(emulator: &mut Emulator, name: &str) -> Result<(u64, u64)> {
+    let text = ask(emulator, "mem")?;
+    let number = |line: Option<&str>| {
+        let word = line.and_then(|line| line.split_whitespace().nth(1));
+        word.and_then(|word| word.parse().ok()).with_context(|| format!("{text:?}"))
+    };
+    let free = number(text.lines().find(|line| line.starts_with("free")))?;
+    let own = number(text.lines().find(|line| line.contains(&format!("  {name}"))))?;
+    Ok((free, own))
+}
+
+/// Asks a machine to make do with so many MiB, and waits until it does.
+fn inflate(emulator: &mut Emulator, mib: u64) -> Result<u64> {
+    let answer = ask(emulator, &format!("balloon one {mib}M"))?;
+    ensure!(answer.contains("asked for"), "{answer}");
+    loop {
+        let (free, own) = memory(emulator, "one")?;
+        if own == mib << 10 {
+            return Ok(free);
+        }
+        emulator.survive(Duration::from_millis(300))?;
+        ensure!(!emulator.is_late(), "{own} KiB, not {mib} MiB\n{}", emulator.report());
+    }
+}
+
+/// Debian's own driver inflates and deflates its balloon; the host's free memory follows, and outlasts
+/// a reset.
+fn balloon(arch: Arch) -> Result<()> {
+    let text = "[[vm]]\nname = \"one\"\nvcpus = 2\nmemory = \"256M\"\nkernel = \"debian:6.1\"\n\
+         initrd = \"busybox\"\ncmdline = \"quiet\"\nballoon = true\n";
+    let file = VmFile::parse(text, "monitor.rs")?;
+    let folder = tempfile::tempdir()?;
+    let mut emulator = vmfile::boot(&file, arch, folder.path(), LIMIT)?;
+    emulator.expect(SHELL)?;
+    let (before, all) = memory(&mut emulator, "one")?;
+    ensure!(all == 256 << 10, "{all} KiB");
+    // Tables are needed to take single pages out of blocks: 4 KiB for each 2 MiB, and few more.
+    let tables = 4 * 128 + 64;
+    let less = inflate(&mut emulator, 96)?;
+    ensure!(less + tables >= before + (160 << 10), "free: {before} KiB, then {less} KiB");
+    shell_of(&mut emulator, 1)?;
+    let total = shell(&mut emulator, "grep MemTotal /proc/meminfo")?;
+    ask(&mut emulator, "reset one")?;
+    emulator.expect("vm \"one\": started")?;
+    shell_of(&mut emulator, 1)?;
+    // What the user asked for outlasts the reset.
+    let again = inflate(&mut emulator, 96)?;
+    ensure!(again + tables >= before + (160 << 10), "free: {before} KiB, then {again} KiB");
+    let after = inflate(&mut emulator, 256)?;
+    ensure!(
+        after + tables >= before && after <= before,
+        "free: {before} KiB, {after} KiB at the end"
+    );
+    // All of it can be used.
+    shell_of(&mut emulator, 1)?;
+    let work = "dd if=/dev/urandom of=/tmp/a bs=1M count=60 2> /dev/null; cp /tmp/a /tmp/b; cmp /tmp/a /tmp/b && echo sa''me";
+    let same = shell(&mut emulator, work)?;
+    ensure!(same.ends_with("same"), "{same}");
+    println!(
+        "{arch}: {before} KiB free, {less} with the balloon, {after} after it; inside {total}"
+    );
     Ok(())
 }

@@ -121,7 +121,7 @@ fn run<E: Engine>(
             }
             Err(reason) => {
                 log::error!("vm \"{name}\": {reason}");
-                CONSOLE.withdraw_focus(&name);
+                CONSOLE.forget(&name);
             }
         }
     }

@@ -152,6 +152,7 @@ pub fn build(busybox: &[u8], modules: &[Module]) -> Result<Vec<u8>> {
     archive.file("etc/profile", include_bytes!("initramfs/profile"))?;
     archive.program("etc/devices", include_bytes!("initramfs/devices"))?;
     archive.program("etc/selftest", include_bytes!("initramfs/selftest"))?;
+    archive.program("etc/run/control", include_bytes!("initramfs/run/control"))?;
     archive.program("etc/run/serve", include_bytes!("initramfs/run/serve"))?;
     archive.program("etc/run/fetch", include_bytes!("initramfs/run/fetch"))?;
     archive.program("etc/run/keep", include_bytes!("initramfs/run/keep"))?;
