@@ -5,7 +5,7 @@ use core::sync::atomic::{AtomicU64, Ordering};
 
 use spin::Once;
 
-use crate::network::frame::{MacAddress, VlanId};
+use crate::network::frame::{Frame, MacAddress, VlanId};
 use crate::network::switch::Switch;
 
 /// What is plugged into a port.
@@ -42,6 +42,13 @@ impl PortSettings {
             PortMode::Access(own) => own == vlan,
             PortMode::Trunk => true,
         }
+    }
+}
+
+impl PortSettings {
+    /// Whether behind the port there may be somebody for whom `frame` is.
+    pub(super) fn may_concern(&self, frame: &Frame<'_>) -> bool {
+        frame.destination.is_group() || self.mac.is_none_or(|mac| mac == frame.destination)
     }
 }
 
@@ -111,16 +118,17 @@ impl Port {
     }
 
     /// Sends a frame to whom it concerns. To be called with no lock held that
-    /// a receiver might take.
-    pub fn send(&self, frame: &[u8]) {
-        let Some(switch) = self.switch.upgrade() else { return };
-        let counter = match switch.forward(self, frame) {
-            Ok(()) => &self.counters.sent,
-            Err(Refusal::Malformed) => &self.counters.malformed,
-            Err(Refusal::Spoofed) => &self.counters.spoofed,
-            Err(Refusal::Vlan) => &self.counters.vlan,
+    /// a receiver might take. Gives the number of ports to which it went.
+    pub fn send(&self, frame: &[u8]) -> usize {
+        let Some(switch) = self.switch.upgrade() else { return 0 };
+        let (counter, copies) = match switch.forward(self, frame) {
+            Ok(copies) => (&self.counters.sent, copies),
+            Err(Refusal::Malformed) => (&self.counters.malformed, 0),
+            Err(Refusal::Spoofed) => (&self.counters.spoofed, 0),
+            Err(Refusal::Vlan) => (&self.counters.vlan, 0),
         };
         counter.fetch_add(1, Ordering::Relaxed);
+        copies
     }
 
     /// What was counted so far.

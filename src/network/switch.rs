@@ -1,7 +1,8 @@
 //! A learning layer-2 switch.
 //!
 //! A frame goes to the port whose address it names, to the port behind which
-//! the address was heard lately, or else to all ports of its LAN. Nobody can
+//! the address was heard lately, or else to all ports of its LAN behind which there may be
+//! anybody. A frame for a group goes to all ports of its LAN. Nobody can
 //! send by an address that belongs to another port, and a guest cannot leave
 //! its LAN.
 //!
@@ -89,8 +90,8 @@ impl Switch {
         Ok(port)
     }
 
-    /// Forwards a frame that came in by `from`.
-    pub(super) fn forward(&self, from: &Port, bytes: &[u8]) -> Result<(), Refusal> {
+    /// Forwards a frame that came in by `from`. Gives the number of ports to which it went.
+    pub(super) fn forward(&self, from: &Port, bytes: &[u8]) -> Result<usize, Refusal> {
         let frame = Frame::parse(bytes).ok_or(Refusal::Malformed)?;
         if frame.source.is_group() {
             return Err(Refusal::Malformed);
@@ -101,7 +102,9 @@ impl Switch {
             (PortMode::Trunk, tag) => VlanId::new(tag.unwrap_or(0)).ok_or(Refusal::Vlan)?,
         };
         let mut space = [0; LONGEST_TAGGED];
+        let mut copies = 0usize;
         let mut hand_over = |port: &Port| {
+            copies = copies.saturating_add(1);
             let tagged = port.settings.mode == PortMode::Trunk;
             port.deliver(frame.with_tag(vlan, tagged, &mut space));
         };
@@ -110,7 +113,10 @@ impl Switch {
             Destination::All => {
                 let mut number = 0;
                 while let Some(port) = self.port(number) {
-                    if number != from.number && port.settings.is_on(vlan) {
+                    if number != from.number
+                        && port.settings.is_on(vlan)
+                        && port.settings.may_concern(&frame)
+                    {
                         hand_over(&port);
                     }
                     number = number.saturating_add(1);
@@ -118,7 +124,7 @@ impl Switch {
             }
             Destination::Nowhere => {}
         }
-        Ok(())
+        Ok(copies)
     }
 
     fn port(&self, number: usize) -> Option<Arc<Port>> {

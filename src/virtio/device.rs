@@ -103,7 +103,7 @@ pub trait Job: Send {
     /// Does it and keeps the result.
     fn perform(&mut self);
 
-    /// Bytes that it moves, for the budget of one access.
+    /// Bytes that it moved, for the budget of one access. Asked once it is done.
     fn bytes(&self) -> usize;
 }
 

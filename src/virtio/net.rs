@@ -31,20 +31,27 @@ const QUEUE_SIZES: [u16; 2] = [MAX_SIZE, MAX_SIZE];
 /// each may interrupt a receiver.
 const FRAME_COST: usize = 2048;
 
+/// Bytes that wait for buffers of the driver, and how many there may be when a frame for a group
+/// is to join them.
+const BACKLOG: usize = 64 << 10;
+const GROUP_BACKLOG: usize = BACKLOG / 2;
+
 /// A frame on its way into the switch.
 pub struct NetJob {
     port: Arc<Port>,
     buffer: Vec<u8>,
     length: usize,
+    /// Ports to which it went.
+    copies: usize,
 }
 
 impl Job for NetJob {
     fn perform(&mut self) {
-        self.port.send(self.buffer.get(..self.length).unwrap_or_default());
+        self.copies = self.port.send(self.buffer.get(..self.length).unwrap_or_default());
     }
 
     fn bytes(&self) -> usize {
-        self.length.saturating_add(FRAME_COST)
+        self.length.saturating_add(FRAME_COST).saturating_mul(self.copies.max(1))
     }
 }
 
@@ -183,7 +190,7 @@ impl Net {
             return Ok(Step::Done(length));
         }
         let buffer = core::mem::take(&mut self.buffer);
-        Ok(Step::Job(NetJob { port: self.port.clone(), buffer, length }))
+        Ok(Step::Job(NetJob { port: self.port.clone(), buffer, length, copies: 0 }))
     }
 }
 
@@ -241,14 +248,18 @@ impl PortSink for Transport<Net> {
             if io.queue(RECEIVE).is_none() {
                 return Ok(false);
             }
+            // Who floods the LAN takes no more than a part of what waits, so that frames for this
+            // station alone still come through.
+            let group = frame.first().is_some_and(|byte| byte & 1 != 0);
+            let most = if group { GROUP_BACKLOG } else { BACKLOG };
             // What waits comes first.
             if !net.backlog.is_empty() {
-                return Ok(net.backlog.push(frame));
+                return Ok(net.backlog.push(frame, most));
             }
             Ok(match net.put(io, frame)? {
                 Outcome::Delivered => true,
                 Outcome::Lost => false,
-                Outcome::Starved(_) => net.backlog.push(frame),
+                Outcome::Starved(_) => net.backlog.push(frame, most),
             })
         });
         taken.unwrap_or(false)

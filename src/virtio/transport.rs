@@ -77,10 +77,10 @@ impl<D: VirtioDevice> Transport<D> {
             match state.step(index, &*self.memory) {
                 Ok(Step::Done(moved)) => bytes = bytes.saturating_add(moved),
                 Ok(Step::Job(mut job)) => {
-                    bytes = bytes.saturating_add(job.bytes());
                     let epoch = state.epoch();
                     drop(state);
                     job.perform();
+                    bytes = bytes.saturating_add(job.bytes());
                     state = self.state.lock();
                     state.finish(job, epoch, &*self.memory);
                 }

@@ -2,9 +2,6 @@
 
 use alloc::collections::VecDeque;
 
-/// Most bytes that wait.
-const BYTES: usize = 64 << 10;
-
 /// A queue of frames, bounded by their bytes.
 #[derive(Debug, Default)]
 pub(super) struct Backlog {
@@ -17,10 +14,10 @@ impl Backlog {
         self.lengths.is_empty()
     }
 
-    /// Adds a frame; false when there is no space.
-    pub(super) fn push(&mut self, frame: &[u8]) -> bool {
+    /// Adds a frame; false when more than `most` bytes would wait then.
+    pub(super) fn push(&mut self, frame: &[u8], most: usize) -> bool {
         let Ok(length) = u16::try_from(frame.len()) else { return false };
-        if frame.len() > BYTES.saturating_sub(self.bytes.len()) {
+        if frame.len() > most.saturating_sub(self.bytes.len()) {
             return false;
         }
         self.bytes.extend(frame);

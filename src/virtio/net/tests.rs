@@ -1,6 +1,7 @@
 use std::sync::Mutex;
 
 use super::*;
+use crate::network::port::PortCounters;
 use crate::network::{PortMode, PortSettings, Switch, VlanId};
 use crate::virtio::testing::{EVENT_IDX, Guest};
 
@@ -194,4 +195,35 @@ fn two_guests_that_send_to_each_other_at_once_do_not_block() {
         assert_eq!(counters.sent, 500, "{number}");
         assert_eq!(counters.received + counters.lost, 500);
     }
+}
+
+#[test]
+fn a_storm_of_broadcasts_leaves_room_for_frames_to_one_station() {
+    let switch = Switch::new();
+    let (guest, port) = guest(&switch, 0, 0);
+    port.connect(&guest.device);
+    let (storm, peer) = (self::guest(&switch, 1, 0).1, self::guest(&switch, 2, 0).1);
+    let broadcast = [&[0xff; 6][..], &frame(0, 1, 1000)[6..]].concat();
+    for _ in 0..200 {
+        storm.send(&broadcast);
+    }
+    assert!(port.counters().lost > 100, "{:?}", port.counters());
+    let before = port.counters();
+    for _ in 0..20 {
+        peer.send(&frame(0, 2, 1000));
+    }
+    assert_eq!(port.counters(), PortCounters { received: before.received + 20, ..before });
+}
+
+#[test]
+fn a_frame_to_many_ports_counts_as_many() {
+    let switch = Switch::new();
+    let (mut sender, _) = guest(&switch, 0, 0);
+    let _others: Vec<_> = (1..40).map(|number| guest(&switch, number, 0)).collect();
+    let broadcast = [&[0; 12][..], &[0xff; 6], &frame(1, 0, 1000)[6..]].concat();
+    let buffer = sender.buffer(&broadcast);
+    for _ in 0..8 {
+        sender.add(TRANSMIT, &[(buffer, broadcast.len() as u32, false)]);
+    }
+    assert!(sender.notify(TRANSMIT) >= 3, "all in one access");
 }
