@@ -64,6 +64,9 @@ pub struct HostResources {
     pub entropy: Arc<dyn Entropy>,
 }
 
+/// The balloon of a virtual machine, as the user sees it.
+pub type UserBalloon = Arc<Transport<Balloon>>;
+
 /// The devices of one virtual machine.
 pub struct Assembly {
     /// One for each slot.
@@ -73,7 +76,7 @@ pub struct Assembly {
     /// What the monitor answers goes here.
     pub monitor: Option<Arc<dyn ConsoleInput>>,
     /// How the user asks for memory back.
-    pub balloon: Option<Arc<Transport<Balloon>>>,
+    pub balloon: Option<UserBalloon>,
 }
 
 /// Why a virtual machine cannot have a device.

@@ -7,7 +7,7 @@ use alloc::vec::Vec;
 use core::sync::atomic::AtomicU64;
 
 use bunshin::address::VcpuId;
-use bunshin::assembly::{self, HostResources, Resources};
+use bunshin::assembly::{self, HostResources, Resources, UserBalloon};
 use bunshin::bus::{Bus, InterruptLine, Space};
 use bunshin::config::VmConfig;
 use bunshin::console::Channel;
@@ -19,8 +19,6 @@ use bunshin::device::pl031::Pl031;
 use bunshin::hypervisor::Hypervisor;
 use bunshin::placement::Placement;
 use bunshin::vcpu::VcpuHandle;
-use bunshin::virtio::Transport;
-use bunshin::virtio::balloon::Balloon;
 use bunshin::vm::Vm;
 use gic::vgic::{Config, Version};
 use gic::{Affinity, Line, Vgic};
@@ -220,7 +218,7 @@ fn controller(mpidrs: &[u64], passed: &Passed) -> Result<Vgic, String> {
 fn devices(
     machine: &Arc<Machine>,
     host: &HostResources,
-) -> Result<(Bus, Option<Arc<Transport<Balloon>>>), String> {
+) -> Result<(Bus, Option<UserBalloon>), String> {
     let console = CONSOLE.add(&machine.config.name, machine.config.autostart);
     let mut bus = Bus::new();
     bus.attach(
@@ -252,7 +250,7 @@ fn virtio(
     host: &HostResources,
     console: Channel,
     bus: &mut Bus,
-) -> Result<Option<Arc<Transport<Balloon>>>, String> {
+) -> Result<Option<UserBalloon>, String> {
     let port = CONSOLE.port(console);
     let config = &machine.config;
     let control = config.control.then(|| CONSOLE.port(CONSOLE.add_control(&config.name)));

@@ -6,15 +6,13 @@ use alloc::string::{String, ToString};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
-use bunshin::assembly::{self, HostResources, Resources};
+use bunshin::assembly::{self, HostResources, Resources, UserBalloon};
 use bunshin::bus::{Bus, InterruptLine, Space};
 use bunshin::config::VmConfig;
 use bunshin::console::Channel;
 use bunshin::device::console::ConsoleSink;
 use bunshin::disk::image::PAGE;
 use bunshin::disk::{Page, PageSource};
-use bunshin::virtio::Transport;
-use bunshin::virtio::balloon::Balloon;
 use x86_backend::machine::acpi::VirtioSlot;
 use x86_backend::machine::ioapic::IoApic;
 use x86_backend::machine::layout;
@@ -34,7 +32,7 @@ pub(crate) fn attach(
     ioapic: &Arc<IoApic>,
     console: Channel,
     bus: &mut Bus,
-) -> Result<(Vec<VirtioSlot>, Option<Arc<Transport<Balloon>>>), String> {
+) -> Result<(Vec<VirtioSlot>, Option<UserBalloon>), String> {
     let port = CONSOLE.port(console);
     let control = config.control.then(|| CONSOLE.port(CONSOLE.add_control(&config.name)));
     let wires = |slot: u8| -> Arc<dyn InterruptLine> { Arc::new(ioapic.line(pin(slot))) };
