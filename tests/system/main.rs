@@ -58,7 +58,7 @@ fn main() -> ExitCode {
     trials.extend(x86::trials(full));
     trials.extend(boards::trials(full));
     trials.extend(passed::trials());
-    trials.extend(apple::trials());
+    trials.extend(apple::trials(full));
     let trials = trials
         .into_iter()
         .map(|(name, run)| {
