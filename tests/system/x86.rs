@@ -108,7 +108,7 @@ pub(crate) fn trials(full: bool) -> Vec<Case> {
                 }));
             }
         }
-        for name in ["timer", "interrupts", "smp"] {
+        for name in ["interrupts", "smp"] {
             cases.push(case(format!("x86::guest/{name}/vmx/two_processors"), move || {
                 guest_on_vmx(bochs::CPU, CPUS, "VT-x on 2 processors", small(name, CPUS)?)
             }));

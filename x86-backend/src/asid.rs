@@ -36,10 +36,10 @@ impl AsidPool {
         }
         if self.next >= self.count {
             self.next = 1;
-            self.generation += 1;
+            self.generation = self.generation.wrapping_add(1);
         }
         let asid = Asid { number: self.next, generation: self.generation };
-        self.next += 1;
+        self.next = self.next.saturating_add(1);
         (asid, true)
     }
 }

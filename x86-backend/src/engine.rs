@@ -1,5 +1,6 @@
 //! What the virtual CPU asks of AMD-V and VT-x. Vendor code translates exits
 //! and holds state; it decides nothing.
+#![deny(clippy::arithmetic_side_effects)]
 
 use alloc::vec::Vec;
 

@@ -1,5 +1,6 @@
 //! The x86 image of Bunshin.
 #![cfg_attr(all(target_arch = "x86_64", target_os = "none"), no_std, no_main)]
+#![deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 #[cfg(all(target_arch = "x86_64", target_os = "none"))]
 extern crate alloc;

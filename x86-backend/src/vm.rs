@@ -1,5 +1,6 @@
 //! A virtual machine's PC: memory, interrupt controllers, devices, and how it
 //! starts.
+#![deny(clippy::arithmetic_side_effects)]
 
 use alloc::sync::Arc;
 use alloc::vec::Vec;

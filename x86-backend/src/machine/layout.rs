@@ -60,7 +60,10 @@ pub const fn most_memory(bits: u32) -> u64 {
         Some(end) => end,
         None => u64::MAX,
     };
-    if end < MEMORY_ABOVE_4G { DEVICES } else { end - (MEMORY_ABOVE_4G - DEVICES) }
+    match end.checked_sub(MEMORY_ABOVE_4G) {
+        Some(above) => above.saturating_add(DEVICES),
+        None => DEVICES,
+    }
 }
 
 /// What an address range is, with the numbers of the E820 interface.

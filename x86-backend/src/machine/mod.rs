@@ -4,17 +4,6 @@
 //!
 //! Lock order: a device, then the interrupt controller that its line leads to
 //! ([`ioapic`], [`pic`]); the local APICs take no lock ([`lapic::Mailbox`]).
-#![forbid(unsafe_code)]
-#![cfg_attr(
-    not(test),
-    deny(
-        clippy::unwrap_used,
-        clippy::expect_used,
-        clippy::panic,
-        clippy::indexing_slicing,
-        clippy::arithmetic_side_effects
-    )
-)]
 
 pub mod acpi;
 pub mod clock;

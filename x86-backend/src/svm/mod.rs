@@ -1,5 +1,6 @@
 //! AMD-V (APM volume 2, chapter 15): nested paging, one control block a
 //! virtual CPU.
+#![deny(clippy::arithmetic_side_effects)]
 
 mod permissions;
 mod processor;
@@ -147,7 +148,7 @@ impl Svm {
             exit::NESTED_PAGE_FAULT => self.nested_fault(),
             exit::WRITE_CR4 => Cause::UnknownControlRegister,
             exit::EXCEPTION_FIRST..=exit::EXCEPTION_LAST => {
-                self.exception((code - exit::EXCEPTION_FIRST) as u8)
+                self.exception(code.wrapping_sub(exit::EXCEPTION_FIRST) as u8)
             }
             exit::VMRUN
             | exit::INVLPGA..=exit::INVLPGA
@@ -233,7 +234,7 @@ impl Engine for Svm {
     fn start(&mut self, state: &InitialState) {
         let save = &mut self.vmcb.save;
         save.segments = [state.data.into(); 6];
-        save.segments[SegmentName::Cs as usize] = state.cs.into();
+        *save.segment_mut(SegmentName::Cs) = state.cs.into();
         save.ldtr = state.ldtr.into();
         save.tr = state.tr.into();
         save.gdtr = state.gdtr.into();
@@ -316,8 +317,8 @@ impl Engine for Svm {
             Field::Cstar => save.cstar,
             Field::SyscallMask => save.syscall_mask,
             Field::KernelGsBase => save.kernel_gs_base,
-            Field::FsBase => save.segments[SegmentName::Fs as usize].base(),
-            Field::GsBase => save.segments[SegmentName::Gs as usize].base(),
+            Field::FsBase => save.segment(SegmentName::Fs).base(),
+            Field::GsBase => save.segment(SegmentName::Gs).base(),
         }
     }
 
@@ -340,8 +341,8 @@ impl Engine for Svm {
             Field::Cstar => save.cstar = value,
             Field::SyscallMask => save.syscall_mask = value,
             Field::KernelGsBase => save.kernel_gs_base = value,
-            Field::FsBase => save.segments[SegmentName::Fs as usize].set_base(value),
-            Field::GsBase => save.segments[SegmentName::Gs as usize].set_base(value),
+            Field::FsBase => save.segment_mut(SegmentName::Fs).set_base(value),
+            Field::GsBase => save.segment_mut(SegmentName::Gs).set_base(value),
         }
         match field {
             Field::Cr2 => self.dirty(clean::CR2),
@@ -354,11 +355,7 @@ impl Engine for Svm {
     }
 
     fn segment(&self, name: SegmentName) -> Segment {
-        match name {
-            SegmentName::Ldtr => self.vmcb.save.ldtr.into(),
-            SegmentName::Tr => self.vmcb.save.tr.into(),
-            _ => self.vmcb.save.segments[name as usize].into(),
-        }
+        self.vmcb.save.segment(name).into()
     }
 
     fn privilege(&self) -> u8 {

@@ -10,8 +10,10 @@ use x86_backend::machine::msr;
 const IO_BYTES: usize = 3 * 4096;
 /// Bytes of the MSR map.
 const MSR_BYTES: usize = 2 * 4096;
-/// MSRs of one range of the map.
-const RANGE: u32 = 0x2000;
+/// MSRs of which a byte of the map tells.
+const MSRS_A_BYTE: u32 = 4;
+/// Bytes of one range of the map: 2000h MSRs.
+const RANGE_BYTES: usize = 0x2000 / MSRS_A_BYTE as usize;
 /// First MSRs of the ranges, in the order of the map.
 const RANGES: [u32; 3] = [0, 0xc000_0000, 0xc001_0000];
 
@@ -37,14 +39,11 @@ impl Permissions {
 
     /// Lets reads and writes of `msr` through: two bits each.
     fn pass(&mut self, msr: u32) {
-        let Some((range, first)) =
-            RANGES.iter().enumerate().find(|(_, first)| msr.wrapping_sub(**first) < RANGE)
-        else {
-            return;
-        };
-        let bit = (range as u32 * RANGE + (msr - first)) * 2;
-        if let Some(byte) = self.msr.get_mut(bit as usize / 8) {
-            *byte &= !(0b11 << (bit % 8));
+        for (part, first) in self.msr.chunks_exact_mut(RANGE_BYTES).zip(RANGES) {
+            let Some(place) = msr.checked_sub(first) else { continue };
+            if let Some(byte) = part.get_mut((place / MSRS_A_BYTE) as usize) {
+                *byte &= !0b11u8.wrapping_shl((place % MSRS_A_BYTE).wrapping_mul(2));
+            }
         }
     }
 

@@ -1,6 +1,7 @@
 //! The virtual machine control block (APM volume 2, appendix B).
 
 use x86_backend::machine::registers::{Attributes, Segment, Table};
+use x86_backend::state::SegmentName;
 
 /// Interception of control register accesses by number, reads in the low half.
 /// Exceptions by vector. The rest as named in table B-1.
@@ -74,6 +75,36 @@ pub(super) struct Save {
     reserved_6: [u8; 0x268 - 0x248],
     pub(super) page_attributes: u64,
     reserved_7: [u8; 0xc00 - 0x270],
+}
+
+impl Save {
+    pub(super) fn segment(&self, name: SegmentName) -> SegmentRegister16 {
+        let [es, cs, ss, ds, fs, gs] = self.segments;
+        match name {
+            SegmentName::Es => es,
+            SegmentName::Cs => cs,
+            SegmentName::Ss => ss,
+            SegmentName::Ds => ds,
+            SegmentName::Fs => fs,
+            SegmentName::Gs => gs,
+            SegmentName::Ldtr => self.ldtr,
+            SegmentName::Tr => self.tr,
+        }
+    }
+
+    pub(super) fn segment_mut(&mut self, name: SegmentName) -> &mut SegmentRegister16 {
+        let [es, cs, ss, ds, fs, gs] = &mut self.segments;
+        match name {
+            SegmentName::Es => es,
+            SegmentName::Cs => cs,
+            SegmentName::Ss => ss,
+            SegmentName::Ds => ds,
+            SegmentName::Fs => fs,
+            SegmentName::Gs => gs,
+            SegmentName::Ldtr => &mut self.ldtr,
+            SegmentName::Tr => &mut self.tr,
+        }
+    }
 }
 
 /// A segment register as it lies in the save area.

@@ -1,5 +1,6 @@
 //! A virtual CPU: the same for both vendors, generic over the [`Engine`] that
 //! runs it.
+#![deny(clippy::arithmetic_side_effects)]
 
 mod events;
 mod exits;

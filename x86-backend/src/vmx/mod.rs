@@ -1,9 +1,12 @@
 //! VT-x (SDM volume 3, chapters 25 to 30): extended page tables, one control
 //! structure a virtual CPU.
+#![deny(clippy::arithmetic_side_effects)]
 
+mod control;
 mod exit;
 mod msrs;
 mod processor;
+mod setup;
 mod switch;
 mod vmcs;
 
@@ -13,26 +16,19 @@ use core::sync::atomic::{AtomicU16, Ordering};
 
 use bunshin::exit::RawExit;
 use spin::Once;
-use x86_64::instructions::tables::{sgdt, sidt};
-use x86_64::registers::control::{Cr0, Cr3, Cr4, Efer};
-use x86_64::registers::model_specific::{GsBase, Msr};
-use x86_64::registers::segmentation::{CS, DS, ES, SS, Segment as _};
 use x86_backend::event::{self, Event};
 use x86_backend::machine::registers::{Attributes, InitialState, RFLAGS_FIXED, Segment};
-use x86_backend::state::{
-    CR0_CD, CR0_NW, CR0_PE, CR0_PG, CR4_PAE, EFER_LMA, EFER_LME, RSP, Registers, SegmentName,
-};
+use x86_backend::state::{CR0_PE, RSP, Registers, SegmentName};
 
 use crate::engine::{Cause, Engine, Features, Field};
 use crate::host::timer::{self, NEVER};
 use crate::host::{self, PerCpu};
+use control::CR0_GUEST;
 use msrs::LazyMsrs;
-use processor::{Controls, entry, pin, primary, secondary};
+use processor::{Controls, pin, primary, secondary};
 pub(crate) use processor::{Processor, enable, huge_pages, probe};
-use vmcs::{SEGMENTS, VmcsField as F};
+use vmcs::VmcsField as F;
 
-/// IA32_PAT.
-const PAT: u32 = 0x277;
 /// IA32_PAT after reset.
 const PAT_RESET: u64 = 0x0007_0406_0007_0406;
 /// DR7 after reset.
@@ -41,16 +37,6 @@ const DR7_RESET: u64 = 0x400;
 const DR6_RESET: u64 = 0xffff_0ff0;
 /// EPT pointer: write-back tables, four levels.
 const EPT_POINTER: u64 = 6 | (4 - 1) << 3;
-/// Exceptions in whose delivery a guest can keep the processor for ever
-/// (CVE-2015-5307, CVE-2015-8104), and the host's own.
-const EXCEPTIONS: u64 = 1 << event::DEBUG | 1 << event::ALIGNMENT_CHECK | 1 << event::MACHINE_CHECK;
-/// Bits of CR0 that guests change without an exit: MP, EM, TS, WP, AM.
-const CR0_GUEST: u64 = 1 << 1 | 1 << 2 | 1 << 3 | 1 << 16 | 1 << 18;
-/// Bits of CR4 that guests may set if the processor has them: VME to UMIP,
-/// FSGSBASE, PCIDE, OSXSAVE, SMEP and SMAP.
-const CR4_GUEST: u64 = 0x37_0fff;
-/// All others do not exist in guests.
-const CR4_HIDDEN: u64 = !CR4_GUEST;
 /// Longest time between two PAUSE of one loop, and time after which the loop
 /// exits, in ticks.
 const PAUSE_GAP: u64 = 128;
@@ -121,7 +107,7 @@ impl Vmx {
     }
 
     fn set_segment(&mut self, name: SegmentName, segment: &Segment) {
-        let fields = SEGMENTS[name as usize];
+        let fields = vmcs::segment(name);
         self.set(fields.selector, u64::from(segment.selector));
         self.set(fields.base, segment.base);
         self.set(fields.limit, u64::from(segment.limit));
@@ -134,67 +120,6 @@ impl Vmx {
             self.primary = new;
             self.set(F::ProcessorControls, u64::from(new));
         }
-    }
-
-    /// Bits of CR0 that must be one and guests need not see.
-    fn cr0_ones(&self) -> u64 {
-        // Unrestricted guests may do without protection and paging.
-        self.controls.cr0.ones & !(CR0_PE | CR0_PG)
-    }
-
-    fn set_cr0(&mut self, value: u64) {
-        // Caches stay on, whatever the guest says: EPT gives the memory types.
-        let real = (value & !(CR0_CD | CR0_NW) | self.cr0_ones()) & self.controls.cr0.zeros;
-        self.set(F::GuestCr0, real);
-        self.set(F::Cr0Shadow, value);
-    }
-
-    fn set_cr4(&mut self, value: u64) {
-        self.set(F::GuestCr4, self.controls.cr4.apply(value));
-        self.set(F::Cr4Shadow, value);
-    }
-
-    fn set_efer(&mut self, value: u64) {
-        self.set(F::GuestEfer, value);
-        let base = u64::from(self.controls.entry);
-        let long = if value & EFER_LMA != 0 { u64::from(entry::GUEST_64) } else { 0 };
-        self.set(F::EntryControls, base | long);
-    }
-
-    fn write_cr0(&mut self, value: u64) -> bool {
-        let old = self.read(Field::Cr0);
-        let paging = value & CR0_PG != 0;
-        let invalid = value >> 32 != 0
-            || (paging && value & CR0_PE == 0)
-            || (value & CR0_NW != 0 && value & CR0_CD == 0);
-        if invalid {
-            return false;
-        }
-        let efer = self.read(Field::Efer);
-        let was_paging = old & CR0_PG != 0;
-        if paging && !was_paging && efer & EFER_LME != 0 {
-            if self.read(Field::Cr4) & CR4_PAE == 0 {
-                return false;
-            }
-            self.set_efer(efer | EFER_LMA);
-        } else if !paging && was_paging {
-            self.set_efer(efer & !EFER_LMA);
-        }
-        self.set_cr0(value);
-        if paging != was_paging {
-            self.stale = true;
-        }
-        true
-    }
-
-    fn write_cr4(&mut self, value: u64) -> bool {
-        let long = self.read(Field::Efer) & EFER_LMA != 0;
-        if value & CR4_HIDDEN != 0 || (long && value & CR4_PAE == 0) {
-            return false;
-        }
-        self.set_cr4(value);
-        self.stale = true;
-        true
     }
 
     /// Has the guest exit at the deadline of this host CPU's timer: by the preemption timer, or by
@@ -216,71 +141,6 @@ impl Vmx {
         }
         if deadline != NEVER {
             vmcs::write(F::PreemptionTimer, counter.count(timer::now().0, deadline).into());
-        }
-    }
-
-    /// Everything that is the same for all guests on all processors.
-    fn initialise(&mut self) {
-        let controls = self.controls;
-        self.set(F::PinControls, u64::from(self.pin));
-        self.set(F::ProcessorControls, u64::from(self.primary));
-        self.set(F::SecondaryControls, u64::from(controls.secondary));
-        self.set(F::ExitControls, u64::from(controls.exit));
-        self.set(F::EntryControls, u64::from(controls.entry));
-        self.set(F::ExceptionBitmap, EXCEPTIONS);
-        for field in [
-            F::PageFaultMask,
-            F::PageFaultMatch,
-            F::Cr3TargetCount,
-            F::ExitMsrStoreCount,
-            F::ExitMsrLoadCount,
-            F::EntryMsrLoadCount,
-            F::EntryInterruption,
-            F::EntryErrorCode,
-            F::EntryInstructionLength,
-        ] {
-            self.set(field, 0);
-        }
-        self.set(F::MsrBitmap, msrs::bitmap());
-        self.set(F::EptPointer, self.tables | EPT_POINTER);
-        self.set(F::LinkPointer, u64::MAX);
-        self.set(F::Cr0Mask, !CR0_GUEST);
-        self.set(F::Cr4Mask, CR4_HIDDEN | controls.cr4.ones | !controls.cr4.zeros);
-        if controls.has(secondary::VPID) {
-            self.set(F::Vpid, u64::from(self.vpid));
-        }
-    }
-
-    /// The state of the processor that runs this, to which exits return.
-    fn write_host(&mut self) {
-        // SAFETY: the register exists.
-        let pat = unsafe { Msr::new(PAT).read() };
-        let (gdt, idt) = (sgdt(), sidt());
-        let (root, flags) = Cr3::read_raw();
-        for (field, value) in [
-            (F::HostCr0, Cr0::read_raw()),
-            (F::HostCr3, root.start_address().as_u64() | u64::from(flags)),
-            (F::HostCr4, Cr4::read_raw()),
-            (F::HostCs, u64::from(CS::get_reg().0)),
-            (F::HostSs, u64::from(SS::get_reg().0)),
-            (F::HostDs, u64::from(DS::get_reg().0)),
-            (F::HostEs, u64::from(ES::get_reg().0)),
-            (F::HostFs, 0),
-            (F::HostGs, 0),
-            (F::HostTr, u64::from(PerCpu::current().task.get().0)),
-            (F::HostFsBase, 0),
-            (F::HostGsBase, GsBase::read().as_u64()),
-            (F::HostTrBase, PerCpu::current().task.get().1),
-            (F::HostGdtrBase, gdt.base.as_u64()),
-            (F::HostIdtrBase, idt.base.as_u64()),
-            (F::HostSysenterCs, 0),
-            (F::HostSysenterEsp, 0),
-            (F::HostSysenterEip, 0),
-            (F::HostPat, pat),
-            (F::HostEfer, Efer::read_raw()),
-            (F::HostRip, switch::exit_address()),
-        ] {
-            self.set(field, value);
         }
     }
 }
@@ -497,7 +357,7 @@ impl Engine for Vmx {
     }
 
     fn segment(&self, name: SegmentName) -> Segment {
-        let fields = SEGMENTS[name as usize];
+        let fields = vmcs::segment(name);
         let rights = self.get(fields.rights);
         // Access rights keep bits 8 to 11 of the packed form at 12 to 15.
         let packed = rights & 0xff | rights >> 4 & 0xf00;

@@ -15,7 +15,8 @@ const HIGH: u32 = 0xc000_0000;
 /// Offsets in the bitmap (SDM 25.6.9): reads and writes, lower and upper range.
 const READ_LOW: usize = 0;
 const READ_HIGH: usize = 1024;
-const WRITE_OFFSET: usize = 2048;
+const WRITE_LOW: usize = 2048;
+const WRITE_HIGH: usize = 3072;
 
 /// The bitmap.
 #[repr(C, align(4096))]
@@ -28,9 +29,13 @@ pub(super) fn bitmap() -> u64 {
         let mut bitmap = Box::new(Bitmap([u8::MAX; 4096]));
         // The structure switches those of them that are not lazy.
         for (msr, _) in msr::direct() {
-            let (base, index) = if msr >= HIGH { (READ_HIGH, msr - HIGH) } else { (READ_LOW, msr) };
-            for offset in [base, base + WRITE_OFFSET] {
-                if let Some(byte) = bitmap.0.get_mut(offset + index as usize / 8) {
+            let (reads, writes, index) = match msr.checked_sub(HIGH) {
+                Some(index) => (READ_HIGH, WRITE_HIGH, index),
+                None => (READ_LOW, WRITE_LOW, msr),
+            };
+            for first in [reads, writes] {
+                let part = bitmap.0.get_mut(first..).unwrap_or_default();
+                if let Some(byte) = part.get_mut(index as usize / 8) {
                     *byte &= !(1 << (index % 8));
                 }
             }

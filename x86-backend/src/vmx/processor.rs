@@ -174,9 +174,10 @@ impl Controls {
     /// The name of a required control that it lacks.
     pub(super) fn choose() -> Result<Self, &'static str> {
         let offset = if msr(BASIC) & BASIC_TRUE_CONTROLS != 0 { TRUE_OFFSET } else { 0 };
+        let capability = |index: u32| msr(index.wrapping_add(offset));
         let pin = choose(
             "pin",
-            msr(PIN + offset),
+            capability(PIN),
             pin::EXTERNAL_INTERRUPTS | pin::NMI | pin::VIRTUAL_NMI,
             pin::PREEMPTION_TIMER,
         )?;
@@ -187,7 +188,7 @@ impl Controls {
         let windows = primary::INTERRUPT_WINDOW | primary::NMI_WINDOW;
         let primary = choose(
             "primary",
-            msr(PROCESSOR + offset),
+            capability(PROCESSOR),
             primary::HLT
                 | primary::MWAIT
                 | primary::RDPMC
@@ -209,7 +210,7 @@ impl Controls {
         )?;
         let exit = choose(
             "exit",
-            msr(EXIT + offset),
+            capability(EXIT),
             exit::SAVE_DEBUG
                 | exit::HOST_64
                 | exit::SAVE_PAT
@@ -220,7 +221,7 @@ impl Controls {
         )?;
         let entry = choose(
             "entry",
-            msr(ENTRY + offset),
+            capability(ENTRY),
             entry::LOAD_DEBUG | entry::GUEST_64 | entry::LOAD_PAT | entry::LOAD_EFER,
             0,
         )? & !entry::GUEST_64;

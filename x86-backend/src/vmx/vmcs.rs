@@ -3,6 +3,8 @@
 
 use core::arch::asm;
 
+use x86_backend::state::SegmentName;
+
 /// A field.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u32)]
@@ -133,27 +135,31 @@ pub(super) struct SegmentFields {
 }
 
 macro_rules! segments {
-    ($($selector:ident $base:ident $limit:ident $rights:ident;)*) => {
-        [$(SegmentFields {
-            selector: VmcsField::$selector,
-            base: VmcsField::$base,
-            limit: VmcsField::$limit,
-            rights: VmcsField::$rights,
-        }),*]
+    ($($name:ident: $selector:ident $base:ident $limit:ident $rights:ident;)*) => {
+        /// The fields of the segment register `name`.
+        pub(super) const fn segment(name: SegmentName) -> SegmentFields {
+            match name {
+                $(SegmentName::$name => SegmentFields {
+                    selector: VmcsField::$selector,
+                    base: VmcsField::$base,
+                    limit: VmcsField::$limit,
+                    rights: VmcsField::$rights,
+                },)*
+            }
+        }
     };
 }
 
-/// In the order of `SegmentName`.
-pub(super) const SEGMENTS: [SegmentFields; 8] = segments! {
-    GuestEs GuestEsBase GuestEsLimit GuestEsRights;
-    GuestCs GuestCsBase GuestCsLimit GuestCsRights;
-    GuestSs GuestSsBase GuestSsLimit GuestSsRights;
-    GuestDs GuestDsBase GuestDsLimit GuestDsRights;
-    GuestFs GuestFsBase GuestFsLimit GuestFsRights;
-    GuestGs GuestGsBase GuestGsLimit GuestGsRights;
-    GuestLdtr GuestLdtrBase GuestLdtrLimit GuestLdtrRights;
-    GuestTr GuestTrBase GuestTrLimit GuestTrRights;
-};
+segments! {
+    Es: GuestEs GuestEsBase GuestEsLimit GuestEsRights;
+    Cs: GuestCs GuestCsBase GuestCsLimit GuestCsRights;
+    Ss: GuestSs GuestSsBase GuestSsLimit GuestSsRights;
+    Ds: GuestDs GuestDsBase GuestDsLimit GuestDsRights;
+    Fs: GuestFs GuestFsBase GuestFsLimit GuestFsRights;
+    Gs: GuestGs GuestGsBase GuestGsLimit GuestGsRights;
+    Ldtr: GuestLdtr GuestLdtrBase GuestLdtrLimit GuestLdtrRights;
+    Tr: GuestTr GuestTrBase GuestTrLimit GuestTrRights;
+}
 
 /// Reads a field of the current structure; 0 if there is none.
 #[inline]
