@@ -392,6 +392,10 @@ impl Engine for Vmx {
         let encoded = event.encode();
         self.set(F::EntryInterruption, encoded & 0xffff_ffff);
         self.set(F::EntryErrorCode, encoded >> 32);
+        if self.primary & primary::HLT == 0 {
+            // A guest that waits in HLT goes on with the event; RIP is behind the instruction.
+            self.set(F::ActivityState, ACTIVITY_ACTIVE);
+        }
         if event.source == event::Source::Nmi {
             // An NMI whose delivery was interrupted has set the blocking that its delivery needs
             // clear.
