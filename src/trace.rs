@@ -1,5 +1,6 @@
 //! The flight recorder: the last exits of a host CPU that reached the core.
 
+use alloc::boxed::Box;
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU64, Ordering, fence};
 
@@ -52,7 +53,7 @@ type Entry = [AtomicU64; 4];
 /// The last exits of one host CPU. Only that CPU writes, everybody may read.
 #[derive(Debug)]
 pub struct Recorder {
-    entries: Vec<Entry>,
+    entries: Box<[Entry; LENGTH]>,
     /// Exits recorded so far; the next goes to this place modulo [`LENGTH`].
     count: AtomicU64,
 }
@@ -60,7 +61,7 @@ pub struct Recorder {
 impl Recorder {
     /// A recorder that has seen nothing.
     pub fn new() -> Self {
-        let entries = (0..LENGTH).map(|_| Entry::default()).collect();
+        let entries = Box::new([const { [const { AtomicU64::new(0) }; 4] }; LENGTH]);
         Recorder { entries, count: AtomicU64::new(0) }
     }
 

@@ -12,6 +12,7 @@
 
 use alloc::collections::VecDeque;
 use alloc::sync::Arc;
+use core::sync::atomic::{AtomicU32, Ordering};
 
 use spin::mutex::SpinMutex;
 
@@ -192,6 +193,8 @@ pub struct Pl011 {
     revision: Revision,
     sink: Arc<dyn ConsoleSink>,
     line: Arc<dyn InterruptLine>,
+    /// The flag register, which drivers poll: read without the lock.
+    flags: AtomicU32,
     state: SpinMutex<State>,
 }
 
@@ -206,7 +209,8 @@ impl Pl011 {
         line: Arc<dyn InterruptLine>,
     ) -> Self {
         let state = State::new(VecDeque::with_capacity(revision.depth()));
-        Pl011 { revision, sink, line, state: SpinMutex::new(state) }
+        let flags = AtomicU32::new(flag::TXFE | flag::RXFE);
+        Pl011 { revision, sink, line, flags, state: SpinMutex::new(state) }
     }
 
     /// Whether [`ConsoleInput::receive`] would take a byte now.
@@ -232,12 +236,14 @@ impl Pl011 {
         (self.depth(state).saturating_mul(eighths) >> 3).max(1)
     }
 
-    fn flags(&self, state: &State) -> u32 {
+    /// Brings the flag register up to date with receiver and modem inputs.
+    fn publish(&self, state: &State) {
         let held = state.receive.len();
-        flag::TXFE
+        let flags = flag::TXFE
             | state.modem
             | when(held == 0, flag::RXFE)
-            | when(held >= self.depth(state), flag::RXFF)
+            | when(held >= self.depth(state), flag::RXFF);
+        self.flags.store(flags, Ordering::Relaxed);
     }
 
     /// Drives the interrupt line when its level has changed.
@@ -257,6 +263,7 @@ impl Pl011 {
             return;
         }
         state.receive.push_back(character);
+        self.publish(state);
         state.raw |= interrupt::RT;
         if state.receive.len() >= self.trigger(state) {
             state.raw |= interrupt::RX;
@@ -273,6 +280,7 @@ impl Pl011 {
     fn pop(&self, state: &mut State) -> u32 {
         let overrun = state.status & error::OVERRUN;
         let character = state.receive.pop_front().unwrap_or(0) | overrun << error::IN_DATA;
+        self.publish(state);
         state.status = character >> error::IN_DATA & error::MASK;
         // The timeout starts anew with each character read, and passes at once.
         state.raw &= !interrupt::RT;
@@ -303,13 +311,14 @@ impl Pl011 {
             state.receive.clear();
             state.raw &= !(interrupt::RX | interrupt::RT);
         }
+        self.publish(state);
         let looped = control::LBE | control::UARTEN | control::RXE;
         if has(changed & value, line_control::BRK) && has(state.control, looped) {
             self.push(state, (error::BREAK | error::FRAMING) << error::IN_DATA);
         }
     }
 
-    fn set_control(state: &mut State, value: u32) {
+    fn set_control(&self, state: &mut State, value: u32) {
         state.control = value;
         let mut modem = 0;
         for (output, input, interrupt) in [
@@ -322,6 +331,7 @@ impl Pl011 {
             state.raw |= when((modem ^ state.modem) & input != 0, interrupt);
         }
         state.modem = modem;
+        self.publish(state);
     }
 
     /// Takes a received character for the guest.
@@ -337,14 +347,21 @@ impl Pl011 {
         character
     }
 
-    /// Reads the register at an offset, other than the flags.
+    /// Reads a register, or part of one.
     #[inline(never)]
+    fn read_lane(&self, offset: u64, width: Width) -> Result<u64, BusFault> {
+        let lane = Lane::of(offset, width)?;
+        Ok(lane.extract(self.read_register(lane.register)))
+    }
+
+    /// Reads the register at an offset.
     fn read_register(&self, register: u64) -> u32 {
         if register == offset::DR {
             return self.read_data();
         }
         let state = self.state.lock();
         match register {
+            offset::FR => self.flags.load(Ordering::Relaxed),
             offset::RSR_ECR => state.status,
             offset::ILPR => state.low_power,
             offset::IBRD => state.baud_integer,
@@ -383,14 +400,11 @@ impl ConsoleInput for Pl011 {
 
 impl Device for Pl011 {
     fn read(&self, offset: u64, width: Width) -> Result<u64, BusFault> {
-        let lane = Lane::of(offset, width)?;
         // Drivers poll the flags.
-        let value = if lane.register == offset::FR {
-            self.flags(&self.state.lock())
-        } else {
-            self.read_register(lane.register)
-        };
-        Ok(lane.extract(value))
+        if offset == offset::FR && width == Width::Word {
+            return Ok(self.flags.load(Ordering::Relaxed).into());
+        }
+        self.read_lane(offset, width)
     }
 
     fn write(&self, offset: u64, width: Width, value: u64) -> Result<(), BusFault> {
@@ -407,7 +421,7 @@ impl Device for Pl011 {
             offset::LCR_H => {
                 self.set_line_control(&mut state, value & line_control::ALL);
             }
-            offset::CR => Self::set_control(&mut state, value & control::ALL),
+            offset::CR => self.set_control(&mut state, value & control::ALL),
             offset::IFLS => state.fifo_levels = value & IFLS_MASK,
             offset::IMSC => state.mask = value & interrupt::ALL,
             offset::ICR => state.raw &= !value,
@@ -432,6 +446,7 @@ impl Device for Pl011 {
         receive.clear();
         let (asserted, refused) = (state.asserted, state.refused);
         *state = State { asserted, refused, ..State::new(receive) };
+        self.publish(&state);
         self.drive(&mut state);
         let ready = self.take_ready(&mut state);
         drop(state);

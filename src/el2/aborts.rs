@@ -11,7 +11,7 @@ use gic::{Effects, Line, VcpuIndex, VcpuSet};
 use platform::guest::layout;
 use traps::exception::ProgramState;
 use traps::register_file;
-use traps::syndrome::{AccessSize, DataAbort, InstructionAbort};
+use traps::syndrome::{AccessSize, DataAbort, InstructionAbort, Syndrome};
 
 use crate::el2::host::host;
 use crate::el2::injection::translate_stage1;
@@ -32,13 +32,13 @@ const CONTROLLER_BYTES: u64 =
 
 /// The frame of the virtual interrupt controller at an offset from [`CONTROLLER_BASE`], and the offset in it.
 #[inline(always)]
-fn controller_frame(offset: u64, vcpus: usize) -> Option<(Frame, u64)> {
+fn controller_frame(offset: u64, gicv3: bool, vcpus: usize) -> Option<(Frame, u64)> {
     const REDISTRIBUTORS: u64 = layout::GICR.base().get().wrapping_sub(CONTROLLER_BASE);
     if offset < layout::GICD.size() {
         return Some((Frame::Distributor, offset));
     }
     let offset = offset.wrapping_sub(REDISTRIBUTORS);
-    if offset >= layout::GICR.size() || !host().is_gicv3() {
+    if offset >= layout::GICR.size() || !gicv3 {
         return None;
     }
     // A power of two: no division.
@@ -76,13 +76,13 @@ impl El2Vcpu {
         if !abort.is_plain() {
             return self.rare_data_abort(abort);
         }
-        let address = fault_page() | self.raw_exit().detail & PAGE_OFFSET;
-        self.plain_access(abort, address)
+        self.plain_access(abort)
     }
 
-    /// A load or store that the syndrome describes.
+    /// A load or store that the syndrome describes, and which is completed by what it says.
     #[inline(always)]
-    fn plain_access(&mut self, abort: DataAbort, address: u64) -> Option<Exit> {
+    fn plain_access(&mut self, abort: DataAbort) -> Option<Exit> {
+        let address = self.fault_page() | self.raw_exit().detail & PAGE_OFFSET;
         let width = width_of(abort);
         let operation = if abort.is_write() {
             let value = self.registers.get(abort.register());
@@ -90,19 +90,18 @@ impl El2Vcpu {
         } else {
             Operation::Read
         };
-        // What completes it is taken from the syndrome where it is needed, not carried along.
         let offset = address.wrapping_sub(CONTROLLER_BASE);
         if offset < CONTROLLER_BYTES {
             match self.controller_access(offset, width, operation) {
                 ControllerAccess::Elsewhere => {}
                 ControllerAccess::Done(value) => {
-                    self.finish_access(completion_of(abort), value);
+                    self.finish_plain_access(abort, value);
                     return None;
                 }
                 ControllerAccess::Again => return None,
             }
         }
-        let completion = completion_of(abort);
+        let completion = IN_SYNDROME;
         Some(Exit::Io(IoAccess { space: Space::Memory, address, width, operation, completion }))
     }
 
@@ -146,13 +145,13 @@ impl El2Vcpu {
         operation: Operation,
     ) -> ControllerAccess {
         let vcpus = self.machine.mpidrs.len();
-        let Some((frame, offset)) = controller_frame(offset, vcpus) else {
+        let Some((frame, offset)) = controller_frame(offset, self.gicv3, vcpus) else {
             return ControllerAccess::Elsewhere;
         };
         self.handle().exits.count(ExitKind::InterruptController);
         let (index, width) = (self.index, controller_width(width));
         let mut vgic = self.machine.vgic.lock();
-        if vgic.has_physical_active(index) {
+        if vgic.shows_private(frame) && vgic.has_physical_active(index) {
             drop(vgic);
             self.resample_private_lines();
             vgic = self.machine.vgic.lock();
@@ -160,9 +159,7 @@ impl El2Vcpu {
         match operation {
             Operation::Write(value) => {
                 let mut effects = vgic.write(frame, index, offset, width, value);
-                if vgic.needs_update(index) {
-                    effects.merge(percpu::this().interface().fill(&mut vgic, index));
-                }
+                effects.merge(percpu::this().interface().update(&mut vgic, index));
                 drop(vgic);
                 self.machine.kick(effects.others(index));
                 ControllerAccess::Done(0)
@@ -205,7 +202,7 @@ impl El2Vcpu {
         let answer = self.change_interrupts(|vgic| {
             let mut effects = Effects::NONE;
             if holders.contains(index) {
-                effects = vgic.fold(index, &mut *percpu::this().interface());
+                effects = vgic.fold(index, &mut percpu::this().interface());
             }
             (vgic.read(frame, index, offset, width), effects)
         });
@@ -218,31 +215,34 @@ impl El2Vcpu {
         }
     }
 
-    /// Finishes an access: the value to its register, and past the instruction unless more of
-    /// its accesses follow.
+    /// Finishes an access: the value, zero-extended, to its register, and past the instruction
+    /// unless more of its accesses follow.
     #[inline(always)]
     pub(crate) fn finish_access(&mut self, completion: Completion, value: u64) {
         if self.emulation.is_some() {
             return self.finish_emulated_access(completion, value);
         }
-        // A write completes with nothing for a register.
-        if !self.last_was_write() {
-            let size = access_size(completion.width);
-            let value = if self.may_be_big_endian() {
-                self.swapped_to_bus(value, completion.width)
-            } else {
-                value
-            };
-            let value = register_file::extend(value, size, completion.sign_extend, completion.wide);
-            self.registers.set(completion.register, value);
-        }
-        self.skip(u64::from(completion.length));
+        self.finish_plain_access(Syndrome::new(self.raw_exit().cause).data_abort(), value);
     }
 
-    /// Whether the access of the last exit was a store.
+    /// Finishes the access that `abort` describes.
     #[inline(always)]
-    fn last_was_write(&self) -> bool {
-        traps::syndrome::Syndrome::new(self.raw_exit().cause).data_abort().is_write()
+    fn finish_plain_access(&mut self, abort: DataAbort, value: u64) {
+        // A write completes with nothing for a register.
+        if !abort.is_write() {
+            let plain = !abort.sign_extend() && !self.may_be_big_endian();
+            let value = if plain { value } else { self.converted(abort, value) };
+            self.registers.set(abort.register(), value);
+        }
+        self.skip(4);
+    }
+
+    /// What a load that changes the value puts into its register.
+    #[cold]
+    fn converted(&self, abort: DataAbort, value: u64) -> u64 {
+        let width = width_of(abort);
+        let value = self.to_bus(value, width);
+        register_file::extend(value, access_size(width), abort.sign_extend(), abort.is_64bit())
     }
 
     /// A register's value in the order of bytes on the bus, and back.
@@ -274,8 +274,7 @@ impl El2Vcpu {
     #[cold]
     fn rare_data_abort(&mut self, abort: DataAbort) -> Option<Exit> {
         if abort.is_emulable() && abort.has_intermediate_address() {
-            let address = fault_page() | self.raw_exit().detail & PAGE_OFFSET;
-            return self.plain_access(abort, address);
+            return self.plain_access(abort);
         }
         // Cache maintenance by address on a device does nothing.
         if abort.cache_maintenance() && !abort.on_stage1_walk() {
@@ -283,7 +282,7 @@ impl El2Vcpu {
             return None;
         }
         let access = if abort.is_write() { FaultAccess::Write } else { FaultAccess::Read };
-        let page = GuestAddress(fault_page());
+        let page = GuestAddress(self.fault_page());
         if abort.status().is_external() || !(abort.has_address() || abort.on_stage1_walk()) {
             // No address: not one of memory that could be brought back.
             return Some(Exit::UndecodedIo { address: page });
@@ -294,7 +293,7 @@ impl El2Vcpu {
         let state = ProgramState::new(self.registers.pstate);
         let far = self.raw_exit().detail;
         let address = if abort.has_intermediate_address() {
-            fault_page() | far & PAGE_OFFSET
+            self.fault_page() | far & PAGE_OFFSET
         } else {
             // A guest that changed its tables meanwhile meets its own fault.
             translate_stage1(far, state, abort.is_write())?
@@ -309,11 +308,17 @@ impl El2Vcpu {
     /// An instruction fetch that stage 2 does not translate.
     #[cold]
     pub(crate) fn instruction_abort(&mut self, abort: InstructionAbort) -> Option<Exit> {
-        let address = GuestAddress(fault_page());
+        let address = GuestAddress(self.fault_page());
         if !abort.has_intermediate_address() {
             return Some(Exit::UndecodedIo { address });
         }
         Some(Exit::MemoryFault { address, access: FaultAccess::Execute })
+    }
+
+    /// The page of the intermediate physical address that faulted.
+    #[inline(always)]
+    fn fault_page(&self) -> u64 {
+        (self.raw_exit().address & FIPA_MASK) << FIPA_SHIFT
     }
 }
 
@@ -340,12 +345,6 @@ fn line_is_high(line: Line) -> bool {
     }
 }
 
-/// The page of the intermediate physical address that faulted.
-#[inline]
-fn fault_page() -> u64 {
-    (read_register!("hpfar_el2") & FIPA_MASK) << FIPA_SHIFT
-}
-
 /// The width of an access that the syndrome describes.
 #[inline(always)]
 fn width_of(abort: DataAbort) -> Width {
@@ -357,17 +356,9 @@ fn width_of(abort: DataAbort) -> Width {
     }
 }
 
-/// What completes an access that the syndrome describes.
-#[inline(always)]
-fn completion_of(abort: DataAbort) -> Completion {
-    Completion {
-        register: abort.register(),
-        width: width_of(abort),
-        sign_extend: abort.sign_extend(),
-        wide: abort.is_64bit(),
-        length: 4,
-    }
-}
+/// The completion of an access that the syndrome describes: it stays with the virtual CPU.
+const IN_SYNDROME: Completion =
+    Completion { register: 0, width: Width::Byte, sign_extend: false, wide: false, length: 0 };
 
 /// A width in the terms of the `traps` crate.
 pub(crate) const fn access_size(width: Width) -> AccessSize {

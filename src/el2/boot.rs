@@ -258,7 +258,7 @@ fn start(
     let vmids = VmidAllocator::new(geometry.vmid_bits(), cpus).map_err(text)?;
     let (controller, maintenance) = open_controller(platform)?;
     controller.init_distributor(Affinity::from_mpidr(affinity())).map_err(text)?;
-    let mut interface = controller.init_cpu(Affinity::from_mpidr(affinity())).map_err(text)?;
+    let interface = controller.init_cpu(Affinity::from_mpidr(affinity())).map_err(text)?;
     let priority_bits = interface.priority_bits();
     let watchdog = match &platform.reset {
         Some(device) => reset::open_watchdog(device).map_err(text)?,
@@ -351,9 +351,9 @@ fn resources(
 /// Gives this CPU its data and enables its interrupts.
 fn install(cpu: usize, interface: CpuInterface) {
     let target = interface.sgi_target();
-    let percpu: &'static PerCpu = Box::leak(Box::new(PerCpu::new(cpu, interface)));
-    percpu.install();
     let host = host::host();
+    let percpu: &'static PerCpu = Box::leak(Box::new(PerCpu::new(cpu, host, interface)));
+    percpu.install();
     host.set_sgi_target(cpu, target);
     host.interrupts.enable_private();
 }

@@ -137,7 +137,7 @@ impl Host {
         self.send(cpu, WAKE);
     }
 
-    #[inline]
+    #[inline(always)]
     fn send(&self, cpu: CpuId, sgi: IntId) {
         let this = percpu::this();
         if cpu.0 == this.cpu {

@@ -41,11 +41,10 @@ impl El2Vcpu {
         trap: SystemRegisterTrap,
     ) -> Option<()> {
         let register = register(encoding)?;
-        let mut interface = percpu::this().interface();
+        let interface = percpu::this().interface();
         match trap.direction {
             Direction::Read => {
                 let value = interface.read_trapped(register)?;
-                drop(interface);
                 self.registers.set(trap.register, value);
             }
             Direction::Write => {

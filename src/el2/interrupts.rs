@@ -111,7 +111,7 @@ impl Interrupts {
 
     /// Enables this CPU's private interrupts.
     pub(crate) fn enable_private(&self) {
-        let mut interface = percpu::this().interface();
+        let interface = percpu::this().interface();
         for (_, physical) in self.guest_private() {
             interface.enable(IntId::new(physical));
         }
@@ -123,7 +123,7 @@ impl Interrupts {
     /// Enables the console's interrupt, on this CPU.
     pub(crate) fn enable_console(&self) {
         if let Some(number) = self.console {
-            let mut interface = percpu::this().interface();
+            let interface = percpu::this().interface();
             interface.target_self(IntId::new(number));
             interface.enable(IntId::new(number));
         }
@@ -133,8 +133,13 @@ impl Interrupts {
     /// to do about it.
     #[inline(always)]
     pub(crate) fn acknowledge(&self) -> Outcome {
-        let Some(interrupt) = percpu::this().interface().take() else { return Outcome::Nothing };
+        let interface = percpu::this().interface();
+        let Some(interrupt) = interface.take() else { return Outcome::Nothing };
         let number = interrupt.intid();
+        if number == WAKE {
+            interface.deactivate(interrupt);
+            return Outcome::Wake;
+        }
         if let Some(guest) = self.guest_numbers.get(number.get() as usize)
             && *guest != 0
         {
@@ -146,12 +151,8 @@ impl Interrupts {
     /// Does what the host has to do about an interrupt that is not the guest's.
     #[inline(never)]
     fn serve(&self, interrupt: Acknowledged) -> Outcome {
-        let mut interface = percpu::this().interface();
+        let interface = percpu::this().interface();
         let number = interrupt.intid();
-        if number == WAKE {
-            interface.deactivate(interrupt);
-            return Outcome::Wake;
-        }
         if number.get() == self.maintenance {
             interface.deactivate(interrupt);
             return Outcome::Maintenance;
@@ -159,16 +160,12 @@ impl Interrupts {
         if number.get() == self.hypervisor_timer {
             disarm();
         } else if number != KICK && Some(number.get()) == self.console {
-            drop(interface);
             console::interrupt();
-            interface = percpu::this().interface();
         } else if number != KICK {
-            drop(interface);
             if passthrough::forward(number.get()) {
                 return Outcome::Host;
             }
             host_devices::interrupt(number.get());
-            interface = percpu::this().interface();
         }
         interface.deactivate(interrupt);
         Outcome::Host

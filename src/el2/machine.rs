@@ -16,7 +16,6 @@ use spin::mutex::SpinMutex;
 use stage2::BLOCK;
 use traps::identification::IdRegisters;
 
-use crate::el2::host::host;
 use crate::el2::loader;
 use crate::el2::memory::Ram;
 use crate::el2::mmu;
@@ -52,17 +51,20 @@ pub(crate) struct Machine {
 
 impl Machine {
     /// Kicks the virtual CPUs of `set` so that they look at their interrupts.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn kick(&self, set: VcpuSet) {
-        if set.is_empty() {
-            return;
+        if !set.is_empty() {
+            self.kick_all(set);
         }
+    }
+
+    fn kick_all(&self, set: VcpuSet) {
         let Some(vcpus) = self.vcpus.get() else { return };
         for vcpu in set {
             if let Some(handle) = vcpus.get(vcpu.get())
                 && handle.wake()
             {
-                host().wake(handle.home());
+                percpu::this().host.wake(handle.home());
             }
         }
     }

@@ -201,7 +201,7 @@ pub(crate) fn connect(machine: &Arc<Machine>) {
         });
         let intid = IntId::new(entry.physical);
         let trigger = if entry.edge { gic::host::Trigger::Edge } else { gic::host::Trigger::Level };
-        let mut interface = percpu::this().interface();
+        let interface = percpu::this().interface();
         interface.set_trigger(intid, trigger);
         match first.and_then(|vcpu| host().sgi_target(vcpu.home())) {
             Some(target) => interface.target(intid, target),

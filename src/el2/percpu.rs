@@ -1,9 +1,10 @@
 //! What one host CPU knows of itself, found through `TPIDR_EL2`.
 
-use core::cell::{Cell, RefCell, RefMut};
+use core::cell::Cell;
 
 use gic::host::CpuInterface;
 
+use crate::el2::host::Host;
 use crate::el2::registers::{read_register, write_register};
 
 /// Size of the stack for reports of EL2's own faults.
@@ -18,38 +19,39 @@ pub(crate) struct PerCpu {
 }
 
 /// The fields that the CPU itself uses.
-#[derive(Debug)]
 #[repr(align(16))]
 pub(crate) struct Data {
     /// Logical number.
     pub(crate) cpu: usize,
+    /// This machine, without a look whether it is known yet.
+    pub(crate) host: &'static Host,
     /// A virtual CPU's state is in this CPU's registers.
     pub(crate) loaded: Cell<bool>,
     /// Something changed for another virtual CPU of this CPU: the core has to look around.
     pub(crate) reconsider: Cell<bool>,
-    interface: RefCell<CpuInterface>,
+    interface: CpuInterface,
 }
 
 impl Data {
     /// This CPU's interface to the interrupt controller, with its list
-    /// registers. Borrowed for a moment only, never across a call that may
-    /// borrow it again.
+    /// registers.
     #[inline]
-    pub(crate) fn interface(&self) -> RefMut<'_, CpuInterface> {
-        self.interface.borrow_mut()
+    pub(crate) fn interface(&self) -> &CpuInterface {
+        &self.interface
     }
 }
 
 impl PerCpu {
-    /// The data of logical CPU `cpu`.
-    pub(crate) fn new(cpu: usize, interface: CpuInterface) -> Self {
+    /// The data of logical CPU `cpu` of `host`.
+    pub(crate) fn new(cpu: usize, host: &'static Host, interface: CpuInterface) -> Self {
         PerCpu {
             fault_stack: [0; FAULT_STACK],
             data: Data {
                 cpu,
+                host,
                 loaded: Cell::new(false),
                 reconsider: Cell::new(false),
-                interface: RefCell::new(interface),
+                interface,
             },
         }
     }

@@ -6,6 +6,7 @@ use traps::syndrome::{Direction, Syndrome, SystemRegisterTrap, Trap, WaitKind};
 use traps::system_register::{Action, Encoding, SoftwareInterrupt, Visibility};
 
 use crate::el2::host::host;
+use crate::el2::percpu;
 use crate::el2::registers::{
     read_aliased, read_register, synchronize, write_aliased, write_register,
 };
@@ -19,25 +20,32 @@ impl El2Vcpu {
     /// `MRS`, `MSR` or `SYS`.
     #[inline(always)]
     pub(crate) fn system_register(&mut self, syndrome: Syndrome) -> Option<Exit> {
-        let trap = syndrome.system_register();
-        if trap.direction == Direction::Read {
-            if let Some(index) = trap.encoding.identification_index() {
-                self.registers.set(trap.register, self.machine.id.get(index));
-                self.skip(4);
-                return None;
-            }
-        } else if trap.encoding == Encoding::ICC_SGI1R_EL1 && self.gicv3 {
+        if syndrome.is_write_of(Encoding::ICC_SGI1R_EL1) && self.gicv3 {
+            let trap = syndrome.system_register();
             self.send_group1(self.registers.get(trap.register));
             self.skip(4);
             return None;
         }
-        self.other_register(trap)
+        if let Some(index) = syndrome.identification_read() {
+            let trap = syndrome.system_register();
+            self.registers.set(trap.register, self.machine.id.get(index));
+            self.skip(4);
+            return None;
+        }
+        self.other_register(syndrome.system_register())
     }
 
     /// `ICC_SGI1R_EL1`, by which operating systems send all of their SGIs.
+    #[inline(always)]
     fn send_group1(&mut self, value: u64) {
-        let index = self.index;
-        self.change_interrupts(|vgic| ((), vgic.write_sgi1r(index, value)));
+        let mut vgic = self.machine.vgic.lock();
+        let mut effects = vgic.write_sgi1r(self.index, value);
+        // Nothing else has changed for the sender.
+        if effects.kick.contains(self.index) {
+            effects.merge(percpu::this().interface().update(&mut vgic, self.index));
+        }
+        drop(vgic);
+        self.machine.kick(effects.others(self.index));
     }
 
     /// A register of the table.

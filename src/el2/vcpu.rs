@@ -110,16 +110,14 @@ impl El2Vcpu {
 
     /// Runs `change` on the interrupt controller, brings this virtual CPU's
     /// list registers up to date and kicks the others that it concerns.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn change_interrupts<R>(
         &mut self,
         change: impl FnOnce(&mut Vgic) -> (R, Effects),
     ) -> R {
         let mut vgic = self.machine.vgic.lock();
         let (result, mut effects) = change(&mut vgic);
-        if vgic.needs_update(self.index) {
-            effects.merge(percpu::this().interface().fill(&mut vgic, self.index));
-        }
+        effects.merge(percpu::this().interface().update(&mut vgic, self.index));
         drop(vgic);
         self.machine.kick(effects.others(self.index));
         result
@@ -166,12 +164,13 @@ impl El2Vcpu {
     }
 
     /// Takes in what others have changed of its interrupts.
-    #[cold]
+    #[inline(always)]
     fn refresh_interrupts(&mut self) {
         self.change_interrupts(|_| ((), Effects::NONE));
     }
 
     /// A physical interrupt came while the guest ran.
+    #[inline(always)]
     fn physical_interrupt(&mut self) -> Option<Exit> {
         match self.serve_interrupt() {
             // Where no other lives on this CPU, it is for this one, which looks before it goes on.
@@ -182,13 +181,15 @@ impl El2Vcpu {
     }
 
     /// Serves whatever is pending, while the guest does not run.
+    #[inline(never)]
     fn drain_physical_interrupts(&mut self) {
         while self.serve_interrupt() != Outcome::Nothing {}
     }
 
     /// Takes one physical interrupt and gives the guest what is its own.
+    #[inline(always)]
     fn serve_interrupt(&mut self) -> Outcome {
-        let outcome = host().interrupts.acknowledge();
+        let outcome = percpu::this().host.interrupts.acknowledge();
         match outcome {
             Outcome::Private(intid) => {
                 let line = Line::Ppi(self.index, intid);
@@ -199,7 +200,7 @@ impl El2Vcpu {
                 self.handle.exits.count(ExitKind::InterruptController);
                 let index = self.index;
                 self.change_interrupts(|vgic| {
-                    ((), vgic.maintenance(index, &mut *percpu::this().interface()))
+                    ((), vgic.maintenance(index, &mut percpu::this().interface()))
                 });
             }
             Outcome::Wake | Outcome::Host | Outcome::Nothing => {}
@@ -288,7 +289,7 @@ impl backend::Vcpu for El2Vcpu {
         self.state.save(&host.features);
         {
             let mut vgic = self.machine.vgic.lock();
-            let effects = vgic.fold(self.index, &mut *percpu::this().interface());
+            let effects = vgic.fold(self.index, &mut percpu::this().interface());
             vgic.unloaded(self.index);
             for (line, intid) in self.private_lines() {
                 if vgic.is_physical_active(line) {
@@ -305,6 +306,7 @@ impl backend::Vcpu for El2Vcpu {
         percpu::this().loaded.set(false);
     }
 
+    #[inline(always)]
     fn run(&mut self) -> Exit {
         self.waits = false;
         if self.emulation.is_some()
@@ -380,7 +382,7 @@ impl backend::Vcpu for El2Vcpu {
             self.resample_private_lines();
             let mask = self.priority_mask();
             self.change_interrupts(|vgic| {
-                let effects = vgic.fold(index, &mut *percpu::this().interface());
+                let effects = vgic.fold(index, &mut percpu::this().interface());
                 (vgic.has_deliverable(index, mask), effects)
             })
         } else {

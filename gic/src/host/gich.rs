@@ -1,5 +1,7 @@
 //! The virtual interface control registers of GICv2 (IHI 0048 5.3).
 
+use core::cell::Cell;
+
 use super::CpuInterfaceState;
 use super::mmio::Registers;
 use crate::ListRegister;
@@ -27,7 +29,7 @@ const VMCR_PRIORITY_SHIFT: u32 = 27;
 pub struct Gich {
     registers: Registers,
     count: u8,
-    hcr: u32,
+    hcr: Cell<u32>,
 }
 
 impl Gich {
@@ -37,7 +39,7 @@ impl Gich {
     /// Frees all list registers and leaves the interface off.
     pub(super) fn new(registers: Registers) -> Self {
         let listed = (registers.read(VTR) & VTR_LIST_REGS).saturating_add(1);
-        let mut gich = Self { registers, count: listed.min(16) as u8, hcr: 0 };
+        let gich = Self { registers, count: listed.min(16) as u8, hcr: Cell::new(0) };
         registers.write(HCR, 0);
         for n in 0..listed as usize {
             registers.write(LR0 | (n << 2), 0);
@@ -46,7 +48,7 @@ impl Gich {
         gich
     }
 
-    pub(super) fn enable(&mut self, on: bool) {
+    pub(super) fn enable(&self, on: bool) {
         self.change(HCR_EN, on);
     }
 
@@ -78,20 +80,20 @@ impl Gich {
         self.registers.read(EISR0)
     }
 
-    pub(super) fn set_underflow(&mut self, on: bool) {
+    pub(super) fn set_underflow(&self, on: bool) {
         self.change(HCR_UIE, on);
     }
 
     /// Reads `GICH_HCR.EOICount` and makes it zero.
-    pub(super) fn ended_outside(&mut self) -> u32 {
+    pub(super) fn ended_outside(&self) -> u32 {
         let count = self.registers.read(HCR) >> HCR_EOI_COUNT_SHIFT;
         if count != 0 {
-            self.registers.write(HCR, self.hcr);
+            self.registers.write(HCR, self.hcr.get());
         }
         count
     }
 
-    pub(super) fn set_end_outside_maintenance(&mut self, on: bool) {
+    pub(super) fn set_end_outside_maintenance(&self, on: bool) {
         self.change(HCR_LRENPIE, on);
     }
 
@@ -100,7 +102,7 @@ impl Gich {
     }
 
     pub(super) fn has_maintenance(&self) -> bool {
-        self.hcr & HCR_EN != 0 && self.registers.read(MISR) != 0
+        self.hcr.get() & HCR_EN != 0 && self.registers.read(MISR) != 0
     }
 
     pub(super) fn save(&self, state: &mut CpuInterfaceState) {
@@ -110,7 +112,7 @@ impl Gich {
         }
     }
 
-    pub(super) fn restore(&mut self, state: &CpuInterfaceState) {
+    pub(super) fn restore(&self, state: &CpuInterfaceState) {
         self.registers.write(VMCR, state.vmcr as u32);
         self.registers.write(APR, state.active_group0.first().copied().unwrap_or_default() as u32);
     }
@@ -124,8 +126,9 @@ impl Gich {
     }
 
     /// Writes `GICH_HCR` with `EOICount` zero.
-    fn change(&mut self, bits: u32, on: bool) {
-        self.hcr = if on { self.hcr | bits } else { self.hcr & !bits };
-        self.registers.write(HCR, self.hcr);
+    fn change(&self, bits: u32, on: bool) {
+        let before = self.hcr.get();
+        self.hcr.set(if on { before | bits } else { before & !bits });
+        self.registers.write(HCR, self.hcr.get());
     }
 }

@@ -1,5 +1,7 @@
 //! The virtual interface control registers of GICv3, `ICH_*_EL2` (IHI 0069 12.4). Apple silicon has them too.
 
+use core::cell::Cell;
+
 use super::CpuInterfaceState;
 use super::system;
 use crate::ListRegister;
@@ -34,7 +36,7 @@ pub struct Ich {
     preemption_bits: u8,
     /// Bits of `ICH_HCR_EL2` by which the guest's accesses trap.
     traps: u64,
-    hcr: u64,
+    hcr: Cell<u64>,
 }
 
 impl Ich {
@@ -44,14 +46,14 @@ impl Ich {
     pub fn new() -> Self {
         let vtr = system::read_ich_vtr();
         let preemption_bits = ((vtr >> VTR_PRE_BITS_SHIFT) & VTR_BITS_MASK).saturating_add(1);
-        let mut ich = Self {
+        let ich = Self {
             count: (vtr & VTR_LIST_REGS).saturating_add(1).min(16) as u8,
             // One bit for each preemption level, 32 in a register.
             active_priorities: 1u8.wrapping_shl(preemption_bits.saturating_sub(5) as u32).min(4),
             priority_bits: ((vtr >> VTR_PRI_BITS_SHIFT) & VTR_BITS_MASK).saturating_add(1) as u8,
             preemption_bits: preemption_bits as u8,
             traps: 0,
-            hcr: 0,
+            hcr: Cell::new(0),
         };
         system::write_ich_hcr(0);
         for n in 0..ich.count() {
@@ -69,8 +71,8 @@ impl Ich {
         let vtr = system::read_ich_vtr();
         if vtr & VTR_SERROR != 0 {
             ich.traps = HCR_TALL0 | HCR_TALL1 | if vtr & VTR_TDIR != 0 { HCR_TDIR } else { 0 };
-            ich.hcr = ich.traps;
-            system::write_ich_hcr(ich.hcr);
+            ich.hcr.set(ich.traps);
+            system::write_ich_hcr(ich.traps);
         }
         ich
     }
@@ -82,7 +84,7 @@ impl Ich {
     }
 
     /// Turns the interface on or off.
-    pub fn enable(&mut self, on: bool) {
+    pub fn enable(&self, on: bool) {
         self.change(HCR_EN, on);
     }
 
@@ -102,13 +104,13 @@ impl Ich {
 
     /// Writes list register `n`.
     #[inline(always)]
-    pub fn write(&mut self, n: usize, value: &ListRegister) {
+    pub fn write(&self, n: usize, value: &ListRegister) {
         system::write_ich_lr(n, value.encode_ich());
     }
 
     /// Frees list register `n`.
     #[inline(always)]
-    pub fn clear(&mut self, n: usize) {
+    pub fn clear(&self, n: usize) {
         system::write_ich_lr(n, 0);
     }
 
@@ -127,21 +129,21 @@ impl Ich {
     }
 
     /// `ICH_HCR_EL2.UIE`.
-    pub fn set_underflow(&mut self, on: bool) {
+    pub fn set_underflow(&self, on: bool) {
         self.change(HCR_UIE, on);
     }
 
     /// Reads `ICH_HCR_EL2.EOIcount` and makes it zero.
-    pub fn ended_outside(&mut self) -> u32 {
+    pub fn ended_outside(&self) -> u32 {
         let count = (system::read_ich_hcr() >> HCR_EOI_COUNT_SHIFT) & HCR_EOI_COUNT_MASK;
         if count != 0 {
-            system::write_ich_hcr(self.hcr);
+            system::write_ich_hcr(self.hcr.get());
         }
         count as u32
     }
 
     /// `ICH_HCR_EL2.LRENPIE`. `EOIcount` becomes zero.
-    pub fn set_end_outside_maintenance(&mut self, on: bool) {
+    pub fn set_end_outside_maintenance(&self, on: bool) {
         self.change(HCR_LRENPIE, on);
     }
 
@@ -154,7 +156,7 @@ impl Ich {
     /// Whether the interface is on and a maintenance interrupt has a cause.
     #[must_use]
     pub fn has_maintenance(&self) -> bool {
-        self.hcr & HCR_EN != 0 && system::read_ich_misr() != 0
+        self.hcr.get() & HCR_EN != 0 && system::read_ich_misr() != 0
     }
 
     /// Saves what the vCPU has beside list registers.
@@ -171,7 +173,7 @@ impl Ich {
     }
 
     /// Gives the interface the state of a vCPU.
-    pub fn restore(&mut self, state: &CpuInterfaceState) {
+    pub fn restore(&self, state: &CpuInterfaceState) {
         system::write_ich_vmcr(state.vmcr | VMCR_FIQ_ENABLE);
         for (n, (group0, group1)) in
             state.active_group0.iter().zip(&state.active_group1).enumerate()
@@ -202,16 +204,17 @@ impl Ich {
     }
 
     /// Adds one to `ICH_HCR_EL2.EOIcount`, which wraps.
-    pub(super) fn count_end_outside(&mut self) {
+    pub(super) fn count_end_outside(&self) {
         let count = (system::read_ich_hcr() >> HCR_EOI_COUNT_SHIFT).wrapping_add(1);
         let count = count & HCR_EOI_COUNT_MASK;
-        system::write_ich_hcr(self.hcr | count << HCR_EOI_COUNT_SHIFT);
+        system::write_ich_hcr(self.hcr.get() | count << HCR_EOI_COUNT_SHIFT);
     }
 
     /// Writes `ICH_HCR_EL2` with `EOIcount` zero.
-    fn change(&mut self, bits: u64, on: bool) {
-        self.hcr = if on { self.hcr | bits } else { self.hcr & !bits };
-        system::write_ich_hcr(self.hcr);
+    fn change(&self, bits: u64, on: bool) {
+        let before = self.hcr.get();
+        self.hcr.set(if on { before | bits } else { before & !bits });
+        system::write_ich_hcr(self.hcr.get());
     }
 }
 
@@ -225,7 +228,7 @@ impl Default for Ich {
 /// physical interrupt.
 macro_rules! list_registers_by_ich {
     ($cpu:ty, |$self:ident, $physical:ident| $deactivate:expr) => {
-        impl crate::ListRegisters for $cpu {
+        impl crate::ListRegisters for &$cpu {
             #[inline(always)]
             fn count(&self) -> usize {
                 self.ich.count()

@@ -154,11 +154,13 @@ impl Controller {
 
 /// What one CPU has of the interrupt controller. To be used on that CPU only.
 #[derive(Debug)]
+// A tag of its own, which costs less to look at than a niche.
+#[repr(u8)]
 pub enum CpuInterface {
-    /// GICv2.
-    V2(v2::Cpu),
     /// GICv3.
     V3(v3::Cpu),
+    /// GICv2.
+    V2(v2::Cpu),
     /// Apple's.
     Aic(aic::Cpu),
 }
@@ -167,39 +169,49 @@ pub enum CpuInterface {
 macro_rules! either {
     ($self:ident, $cpu:ident => $call:expr) => {
         match $self {
-            Self::V2($cpu) => $call,
-            Self::V3($cpu) => $call,
-            Self::Aic($cpu) => $call,
+            CpuInterface::V2($cpu) => $call,
+            CpuInterface::V3($cpu) => $call,
+            CpuInterface::Aic($cpu) => $call,
         }
+    };
+}
+
+/// The same with the list registers of either version.
+macro_rules! lists {
+    ($self:ident, $cpu:ident => $call:expr) => {
+        either!($self, registers => {
+            let $cpu = &mut &*registers;
+            $call
+        })
     };
 }
 
 impl CpuInterface {
     /// Acknowledges the most urgent pending interrupt, if there is one. It is active from now on.
     #[inline(always)]
-    pub fn acknowledge(&mut self) -> Option<Acknowledged> {
+    pub fn acknowledge(&self) -> Option<Acknowledged> {
         either!(self, cpu => cpu.acknowledge())
     }
 
     /// Drops the priority to what it was before `interrupt`, which stays active. In the reverse order of acknowledging.
     #[inline(always)]
-    pub fn priority_drop(&mut self, interrupt: Acknowledged) {
+    pub fn priority_drop(&self, interrupt: Acknowledged) {
         either!(self, cpu => cpu.priority_drop(interrupt));
     }
 
     /// Deactivates `interrupt`, after its priority drop.
     #[inline(always)]
-    pub fn deactivate(&mut self, interrupt: Acknowledged) {
+    pub fn deactivate(&self, interrupt: Acknowledged) {
         either!(self, cpu => cpu.deactivate(interrupt));
     }
 
     /// Enables an interrupt; a private one for this CPU.
-    pub fn enable(&mut self, intid: IntId) {
+    pub fn enable(&self, intid: IntId) {
         either!(self, cpu => cpu.bank(intid).enable(intid));
     }
 
     /// Disables an interrupt and waits until that has taken effect.
-    pub fn disable(&mut self, intid: IntId) {
+    pub fn disable(&self, intid: IntId) {
         either!(self, cpu => cpu.disable(intid));
     }
 
@@ -210,12 +222,12 @@ impl CpuInterface {
     }
 
     /// Makes an interrupt pending.
-    pub fn set_pending(&mut self, intid: IntId) {
+    pub fn set_pending(&self, intid: IntId) {
         either!(self, cpu => cpu.bank(intid).set_pending(intid));
     }
 
     /// Makes an interrupt no longer pending, unless its input is an asserted level.
-    pub fn clear_pending(&mut self, intid: IntId) {
+    pub fn clear_pending(&self, intid: IntId) {
         either!(self, cpu => cpu.bank(intid).clear_pending(intid));
     }
 
@@ -226,12 +238,12 @@ impl CpuInterface {
     }
 
     /// Makes an interrupt active, so that it isn't signalled.
-    pub fn set_active(&mut self, intid: IntId) {
+    pub fn set_active(&self, intid: IntId) {
         either!(self, cpu => cpu.bank(intid).set_active(intid));
     }
 
     /// Makes an interrupt inactive, without the priority drop that acknowledging needs.
-    pub fn clear_active(&mut self, intid: IntId) {
+    pub fn clear_active(&self, intid: IntId) {
         either!(self, cpu => cpu.bank(intid).clear_active(intid));
     }
 
@@ -242,23 +254,23 @@ impl CpuInterface {
     }
 
     /// Sets the priority of an interrupt; 0 is the highest. After initialisation all have the same.
-    pub fn set_priority(&mut self, intid: IntId, priority: u8) {
+    pub fn set_priority(&self, intid: IntId, priority: u8) {
         either!(self, cpu => cpu.bank(intid).set_priority(intid, priority));
     }
 
     /// Sets what makes an interrupt pending. It must be disabled, and no other CPU may do the same at that moment for
     /// an interrupt among the same sixteen.
-    pub fn set_trigger(&mut self, intid: IntId, trigger: Trigger) {
+    pub fn set_trigger(&self, intid: IntId, trigger: Trigger) {
         either!(self, cpu => cpu.bank(intid).set_trigger(intid, trigger));
     }
 
     /// Routes a shared interrupt to this CPU.
-    pub fn target_self(&mut self, intid: IntId) {
+    pub fn target_self(&self, intid: IntId) {
         either!(self, cpu => cpu.target(intid, cpu.sgi_target()));
     }
 
     /// Routes a shared interrupt to another CPU.
-    pub fn target(&mut self, intid: IntId, target: SgiTarget) {
+    pub fn target(&self, intid: IntId, target: SgiTarget) {
         either!(self, cpu => cpu.target(intid, target));
     }
 
@@ -270,13 +282,13 @@ impl CpuInterface {
 
     /// Sends an SGI, after all stores before it are visible to its target.
     #[inline(always)]
-    pub fn send_sgi(&mut self, sgi: IntId, target: SgiTarget) {
+    pub fn send_sgi(&self, sgi: IntId, target: SgiTarget) {
         either!(self, cpu => cpu.send_sgi(sgi, target));
     }
 
     /// Turns the virtual CPU interface on or off. While it is off, no virtual interrupt and no maintenance interrupt
     /// is signalled.
-    pub fn enable_virtual_interface(&mut self, on: bool) {
+    pub fn enable_virtual_interface(&self, on: bool) {
         either!(self, cpu => cpu.virtual_interface().enable(on));
     }
 
@@ -287,24 +299,24 @@ impl CpuInterface {
     }
 
     /// Saves what the vCPU has in the virtual CPU interface, beside list registers.
-    pub fn save(&mut self, state: &mut CpuInterfaceState) {
+    pub fn save(&self, state: &mut CpuInterfaceState) {
         either!(self, cpu => cpu.virtual_interface().save(state));
     }
 
     /// Gives the virtual CPU interface the state of a vCPU.
-    pub fn restore(&mut self, state: &CpuInterfaceState) {
+    pub fn restore(&self, state: &CpuInterfaceState) {
         either!(self, cpu => cpu.virtual_interface().restore(state));
     }
 
     /// The guest's priority mask as of now (`VMCR`).
     #[must_use]
-    pub fn priority_mask(&mut self) -> u8 {
+    pub fn priority_mask(&self) -> u8 {
         either!(self, cpu => cpu.virtual_interface().priority_mask())
     }
 
     /// Priority bits of the list registers, for [`Config::priority_bits`](crate::Config::priority_bits).
     #[must_use]
-    pub fn priority_bits(&mut self) -> u8 {
+    pub fn priority_bits(&self) -> u8 {
         either!(self, cpu => cpu.virtual_interface().priority_bits())
     }
 }
@@ -312,17 +324,17 @@ impl CpuInterface {
 /// Registers of the guest's CPU interface that trap: see [`interface`].
 impl CpuInterface {
     /// What the guest reads of a register that traps; `None` where none does.
-    pub fn read_trapped(&mut self, register: interface::Register) -> Option<u64> {
+    pub fn read_trapped(&self, register: interface::Register) -> Option<u64> {
         match self {
-            Self::Aic(cpu) if cpu.traps() => Some(interface::read(cpu, register)),
+            Self::Aic(cpu) if cpu.traps() => Some(interface::read(&mut &*cpu, register)),
             _ => None,
         }
     }
 
     /// Does what the guest's write of a register does that traps; `None` where none does.
-    pub fn write_trapped(&mut self, register: interface::Register, value: u64) -> Option<()> {
+    pub fn write_trapped(&self, register: interface::Register, value: u64) -> Option<()> {
         let Self::Aic(cpu) = self else { return None };
-        cpu.traps().then(|| interface::write(cpu, register, value))
+        cpu.traps().then(|| interface::write(&mut &*cpu, register, value))
     }
 }
 
@@ -330,7 +342,7 @@ impl CpuInterface {
 impl CpuInterface {
     /// [`acknowledge`](Self::acknowledge) and [`priority_drop`](Self::priority_drop).
     #[inline(always)]
-    pub fn take(&mut self) -> Option<Acknowledged> {
+    pub fn take(&self) -> Option<Acknowledged> {
         either!(self, cpu => {
             let interrupt = cpu.acknowledge()?;
             cpu.priority_drop(interrupt);
@@ -338,62 +350,67 @@ impl CpuInterface {
         })
     }
 
-    /// [`Vgic::fill`] with the list registers of this CPU. The kind of controller is looked at once, not at each register.
-    #[inline]
-    pub fn fill(&mut self, vgic: &mut Vgic, vcpu: VcpuIndex) -> Effects {
-        either!(self, cpu => vgic.fill(vcpu, cpu))
+    /// [`Vgic::update`] with the list registers of this CPU. The kind of controller is looked at once, not at each register.
+    #[inline(always)]
+    pub fn update(&self, vgic: &mut Vgic, vcpu: VcpuIndex) -> Effects {
+        lists!(self, cpu => vgic.update(vcpu, cpu))
+    }
+
+    /// [`Vgic::fill`] with the list registers of this CPU.
+    pub fn fill(&self, vgic: &mut Vgic, vcpu: VcpuIndex) -> Effects {
+        lists!(self, cpu => vgic.fill(vcpu, cpu))
     }
 }
 
-impl ListRegisters for CpuInterface {
+impl ListRegisters for &CpuInterface {
     #[inline(always)]
     fn count(&self) -> usize {
-        either!(self, cpu => cpu.count())
+        lists!(self, cpu => cpu.count())
     }
 
     #[inline(always)]
     fn read(&mut self, n: usize) -> ListRegister {
-        either!(self, cpu => ListRegisters::read(cpu, n))
+        lists!(self, cpu => ListRegisters::read(cpu, n))
     }
 
     #[inline(always)]
     fn write(&mut self, n: usize, value: &ListRegister) {
-        either!(self, cpu => ListRegisters::write(cpu, n, value));
+        lists!(self, cpu => ListRegisters::write(cpu, n, value));
     }
 
     #[inline(always)]
     fn clear(&mut self, n: usize) {
-        either!(self, cpu => ListRegisters::clear(cpu, n));
+        lists!(self, cpu => ListRegisters::clear(cpu, n));
     }
 
     #[inline(always)]
     fn empty(&mut self) -> u32 {
-        either!(self, cpu => cpu.empty())
+        lists!(self, cpu => cpu.empty())
     }
 
     #[inline(always)]
     fn ended(&mut self) -> u32 {
-        either!(self, cpu => cpu.ended())
+        lists!(self, cpu => cpu.ended())
     }
 
     fn set_underflow(&mut self, on: bool) {
-        either!(self, cpu => cpu.set_underflow(on));
+        lists!(self, cpu => cpu.set_underflow(on));
     }
 
     fn ended_outside(&mut self) -> u32 {
-        either!(self, cpu => cpu.ended_outside())
+        lists!(self, cpu => cpu.ended_outside())
     }
 
     fn set_end_outside_maintenance(&mut self, on: bool) {
-        either!(self, cpu => cpu.set_end_outside_maintenance(on));
+        lists!(self, cpu => cpu.set_end_outside_maintenance(on));
     }
 
     fn splits_deactivation(&mut self) -> bool {
-        either!(self, cpu => cpu.splits_deactivation())
+        lists!(self, cpu => cpu.splits_deactivation())
     }
 
     fn deactivate(&mut self, physical: u32) {
-        either!(self, cpu => ListRegisters::deactivate(cpu, physical));
+        lists!(self, cpu => ListRegisters::deactivate(cpu, physical));
     }
 }
 

@@ -128,30 +128,35 @@ mod aarch64 {
         ($read:ident, $write:ident: 0 $first:ident 1 $second:ident $($n:literal $register:ident)*) => {
             #[inline(always)]
             pub(in super::super) fn $read(n: usize) -> u64 {
-                // The first ones are those in use, most of the time.
-                if n == 0 {
-                    return $first.get();
-                }
-                if n == 1 {
-                    return $second.get();
+                /// Those that are rarely in use, apart, so that the first do not become part of their table.
+                #[inline(never)]
+                fn other(n: usize) -> u64 {
+                    match n {
+                        $($n => $register.get(),)*
+                        _ => 0,
+                    }
                 }
                 match n {
-                    $($n => $register.get(),)*
-                    _ => 0,
+                    0 => $first.get(),
+                    1 => $second.get(),
+                    _ => other(n),
                 }
             }
 
             #[inline(always)]
             pub(in super::super) fn $write(n: usize, value: u64) {
-                if n == 0 {
-                    return $first.set(value);
-                }
-                if n == 1 {
-                    return $second.set(value);
+                /// As for reads.
+                #[inline(never)]
+                fn other(n: usize, value: u64) {
+                    match n {
+                        $($n => $register.set(value),)*
+                        _ => {}
+                    }
                 }
                 match n {
-                    $($n => $register.set(value),)*
-                    _ => {}
+                    0 => $first.set(value),
+                    1 => $second.set(value),
+                    _ => other(n, value),
                 }
             }
         };

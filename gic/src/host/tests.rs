@@ -102,7 +102,7 @@ fn v2_drops_priority_and_deactivates_apart() {
     let mut machine = MachineV2::new(0x2000);
     machine.gicc.set(0x000, 0x1e0);
     let controller = Controller::V2(machine.controller().unwrap());
-    let mut cpu = controller.init_cpu(Affinity::from_mpidr(1)).unwrap();
+    let cpu = controller.init_cpu(Affinity::from_mpidr(1)).unwrap();
     assert_eq!(
         machine.gicc.get(0x000),
         0x1e0 | 1 << 9 | 1,
@@ -126,7 +126,7 @@ fn v2_drops_priority_and_deactivates_apart() {
 fn v2_sends_sgis_to_the_interface_that_the_target_has() {
     let mut machine = MachineV2::new(0x2000);
     let controller = Controller::V2(machine.controller().unwrap());
-    let mut cpu = controller.init_cpu(Affinity::from_mpidr(1)).unwrap();
+    let cpu = controller.init_cpu(Affinity::from_mpidr(1)).unwrap();
     let target = cpu.sgi_target();
     cpu.send_sgi(KICK, target);
     assert_eq!(machine.gicd.get(0xf00), 0b10 << 16 | KICK.get());
@@ -138,7 +138,7 @@ fn v2_sends_sgis_to_the_interface_that_the_target_has() {
 fn v2_accesses_one_interrupt_at_a_time() {
     let mut machine = MachineV2::new(0x2000);
     let controller = Controller::V2(machine.controller().unwrap());
-    let mut cpu = controller.init_cpu(Affinity::from_mpidr(0)).unwrap();
+    let cpu = controller.init_cpu(Affinity::from_mpidr(0)).unwrap();
     let intid = IntId::new(42);
     cpu.enable(intid);
     cpu.disable(intid);
@@ -167,7 +167,7 @@ fn an_aliased_cpu_interface_is_used_at_its_last_page() {
     machine.gicc.set(0xf0fc, 0x0202_143b);
     let controller = machine.controller().unwrap();
     assert_eq!(controller.gicv(), 0x4000_f000);
-    let mut cpu = controller.init_cpu().unwrap();
+    let cpu = controller.init_cpu().unwrap();
     machine.gicc.set(0xf00c, 30);
     let interrupt = cpu.acknowledge().unwrap();
     cpu.deactivate(interrupt);
@@ -196,14 +196,15 @@ fn gich_is_a_set_of_list_registers() {
         machine.gich.set(0x100 + 4 * n, 0xffff_ffff);
     }
     let controller = Controller::V2(machine.controller().unwrap());
-    let mut cpu = controller.init_cpu(Affinity::from_mpidr(0)).unwrap();
+    let interface = controller.init_cpu(Affinity::from_mpidr(0)).unwrap();
+    let cpu = &mut &interface;
     assert_eq!((cpu.count(), cpu.priority_bits()), (4, 5));
     assert_eq!(machine.gich.get(0x10c), 0, "freed");
     let value =
         ListRegister { intid: IntId::new(42), eoi_maintenance: true, ..ListRegister::INVALID };
-    ListRegisters::write(&mut cpu, 2, &value);
+    ListRegisters::write(cpu, 2, &value);
     assert_eq!(machine.gich.get(0x108), value.encode_gich());
-    assert_eq!(ListRegisters::read(&mut cpu, 2), value);
+    assert_eq!(ListRegisters::read(cpu, 2), value);
     cpu.enable_virtual_interface(true);
     cpu.set_underflow(true);
     assert_eq!(machine.gich.get(0x000), 0b11);
@@ -230,7 +231,7 @@ fn gich_is_a_set_of_list_registers() {
     assert_eq!((machine.gich.get(0x008), machine.gich.get(0x0f0)), (0, 0));
     cpu.restore(&state);
     assert_eq!((machine.gich.get(0x008), machine.gich.get(0x0f0)), (0x1f << 27 | 1 << 9, 0x55));
-    ListRegisters::deactivate(&mut cpu, 27);
+    ListRegisters::deactivate(cpu, 27);
     assert_eq!(machine.gicc.get(0x1000), 27);
 }
 
@@ -307,7 +308,7 @@ fn redistributors_are_found_by_affinity_in_every_region() {
         for cluster in 0..4 {
             let mut machine = MachineV3::new(layout);
             let affinity = Affinity::new(0, 0, cluster, 0);
-            let mut cpu = machine.controller().init_cpu(affinity).unwrap();
+            let cpu = machine.controller().init_cpu(affinity).unwrap();
             cpu.enable(IntId::new(27));
             let enabled: Vec<_> = machine
                 .regions
@@ -339,7 +340,7 @@ fn a_redistributor_that_stays_asleep_is_reported() {
 #[test]
 fn v3_keeps_private_and_shared_interrupts_apart() {
     let mut machine = MachineV3::new(&[&[(0, TYPER_LAST)]]);
-    let mut cpu = machine.controller().init_cpu(Affinity::from_mpidr(0)).unwrap();
+    let cpu = machine.controller().init_cpu(Affinity::from_mpidr(0)).unwrap();
     assert_eq!(machine.regions[0].get(0x1_0080), 0xffff_ffff, "group 1");
     assert_eq!(machine.regions[0].get(0x1_0100), 0xffff, "SGIs enabled");
     cpu.set_active(IntId::new(27));

@@ -179,17 +179,17 @@ pub struct Cpu {
 
 impl Cpu {
     #[inline(always)]
-    pub(super) fn acknowledge(&mut self) -> Option<Acknowledged> {
+    pub(super) fn acknowledge(&self) -> Option<Acknowledged> {
         Acknowledged::from_register(self.gicc.read(GICC_IAR))
     }
 
     #[inline(always)]
-    pub(super) fn priority_drop(&mut self, interrupt: Acknowledged) {
+    pub(super) fn priority_drop(&self, interrupt: Acknowledged) {
         self.gicc.write(GICC_EOIR, interrupt.0);
     }
 
     #[inline(always)]
-    pub(super) fn deactivate(&mut self, interrupt: Acknowledged) {
+    pub(super) fn deactivate(&self, interrupt: Acknowledged) {
         self.gicc.write(GICC_DIR, interrupt.0);
     }
 
@@ -199,13 +199,13 @@ impl Cpu {
         self.gicd
     }
 
-    pub(super) fn disable(&mut self, intid: IntId) {
+    pub(super) fn disable(&self, intid: IntId) {
         self.gicd.disable(intid);
         // GICv2 has no indication. Reading back orders the write before what follows.
         let _ = self.gicd.is_enabled(intid);
     }
 
-    pub(super) fn target(&mut self, intid: IntId, target: SgiTarget) {
+    pub(super) fn target(&self, intid: IntId, target: SgiTarget) {
         if intid.is_shared() {
             self.gicd.0.write8(GICD_ITARGETSR.wrapping_add(intid.get() as usize), target.0 as u8);
         }
@@ -216,15 +216,15 @@ impl Cpu {
     }
 
     #[inline(always)]
-    pub(super) fn send_sgi(&mut self, sgi: IntId, target: SgiTarget) {
+    pub(super) fn send_sgi(&self, sgi: IntId, target: SgiTarget) {
         system::publish_stores();
         self.gicd
             .0
             .write(GICD_SGIR, (target.0 as u32) << GICD_SGIR_TARGET_SHIFT | (sgi.get() & 0xf));
     }
 
-    pub(super) fn virtual_interface(&mut self) -> &mut Gich {
-        &mut self.gich
+    pub(super) fn virtual_interface(&self) -> &Gich {
+        &self.gich
     }
 
     pub(super) fn has_maintenance(&self) -> bool {
@@ -232,7 +232,7 @@ impl Cpu {
     }
 }
 
-impl ListRegisters for Cpu {
+impl ListRegisters for &Cpu {
     #[inline(always)]
     fn count(&self) -> usize {
         self.gich.count()

@@ -22,7 +22,14 @@ const GICR_TYPER_LAST: u64 = 1 << 4;
 const SGI_BASE: usize = 0x1_0000;
 const FRAME: usize = 0x1_0000;
 
-const SGI1R_INTID_SHIFT: u32 = 24;
+/// `ICC_SGI1R_EL1`, in which form an [`SgiTarget`] is kept.
+mod sgi1r {
+    pub(super) const AFF1_SHIFT: u32 = 16;
+    pub(super) const INTID_SHIFT: u32 = 24;
+    pub(super) const AFF2_SHIFT: u32 = 32;
+    pub(super) const RANGE_SHIFT: u32 = 44;
+    pub(super) const AFF3_SHIFT: u32 = 48;
+}
 
 /// The most regions of redistributors that a machine may have.
 pub const MAX_REGIONS: usize = 8;
@@ -164,6 +171,18 @@ const fn affinity_of(typer: u64) -> Affinity {
     Affinity::new(aff3, aff2, aff1, aff0)
 }
 
+/// The affinity in a target of SGIs, as `GICD_IROUTERn` has it.
+const fn route_of(target: SgiTarget) -> u64 {
+    let range = ((target.0 >> sgi1r::RANGE_SHIFT) & 0xf) as u8;
+    let aff0 = range << 4 | target.0.trailing_zeros() as u8 & 0xf;
+    let (aff3, aff2, aff1) = (
+        target.0 >> sgi1r::AFF3_SHIFT,
+        target.0 >> sgi1r::AFF2_SHIFT,
+        target.0 >> sgi1r::AFF1_SHIFT,
+    );
+    Affinity::new(aff3 as u8, aff2 as u8, aff1 as u8, aff0).mpidr()
+}
+
 /// The CPU interface and redistributor of one CPU.
 #[derive(Debug)]
 pub struct Cpu {
@@ -176,17 +195,17 @@ pub struct Cpu {
 
 impl Cpu {
     #[inline(always)]
-    pub(super) fn acknowledge(&mut self) -> Option<Acknowledged> {
+    pub(super) fn acknowledge(&self) -> Option<Acknowledged> {
         Acknowledged::from_register(system::read_icc_iar1())
     }
 
     #[inline(always)]
-    pub(super) fn priority_drop(&mut self, interrupt: Acknowledged) {
+    pub(super) fn priority_drop(&self, interrupt: Acknowledged) {
         system::write_icc_eoir1(interrupt.0);
     }
 
     #[inline(always)]
-    pub(super) fn deactivate(&mut self, interrupt: Acknowledged) {
+    pub(super) fn deactivate(&self, interrupt: Acknowledged) {
         system::write_icc_dir(interrupt.0);
     }
 
@@ -196,7 +215,7 @@ impl Cpu {
         if intid.is_private() { self.sgi } else { self.distributor }
     }
 
-    pub(super) fn disable(&mut self, intid: IntId) {
+    pub(super) fn disable(&self, intid: IntId) {
         self.bank(intid).disable(intid);
         // A controller that never gets there has failed already during initialisation.
         if intid.is_private() {
@@ -206,34 +225,34 @@ impl Cpu {
         }
     }
 
-    pub(super) fn target(&mut self, intid: IntId, target: SgiTarget) {
+    pub(super) fn target(&self, intid: IntId, target: SgiTarget) {
         if intid.is_shared() {
             self.distributor
                 .0
-                .write64(GICD_IROUTER.wrapping_add((intid.get() as usize) << 3), target.0);
+                .write64(GICD_IROUTER.wrapping_add((intid.get() as usize) << 3), route_of(target));
         }
     }
 
     pub(super) const fn sgi_target(&self) -> SgiTarget {
-        SgiTarget(self.affinity.mpidr())
+        let cpu = self.affinity;
+        SgiTarget(
+            (cpu.aff3() as u64) << sgi1r::AFF3_SHIFT
+                | ((cpu.aff0() >> 4) as u64) << sgi1r::RANGE_SHIFT
+                | (cpu.aff2() as u64) << sgi1r::AFF2_SHIFT
+                | (cpu.aff1() as u64) << sgi1r::AFF1_SHIFT
+                | 1u64.wrapping_shl((cpu.aff0() & 0xf) as u32),
+        )
     }
 
     #[inline(always)]
-    pub(super) fn send_sgi(&mut self, sgi: IntId, target: SgiTarget) {
-        let cpu = Affinity::from_mpidr(target.0);
-        let range = cpu.aff0() >> 4;
-        let value = u64::from(cpu.aff3()) << 48
-            | u64::from(range) << 44
-            | u64::from(cpu.aff2()) << 32
-            | u64::from(sgi.get() & 0xf) << SGI1R_INTID_SHIFT
-            | u64::from(cpu.aff1()) << 16
-            | 1u64 << (cpu.aff0() & 0xf);
+    pub(super) fn send_sgi(&self, sgi: IntId, target: SgiTarget) {
+        let value = target.0 | u64::from(sgi.get() & 0xf) << sgi1r::INTID_SHIFT;
         system::publish_stores();
         system::write_icc_sgi1r(value);
     }
 
-    pub(super) fn virtual_interface(&mut self) -> &mut Ich {
-        &mut self.ich
+    pub(super) fn virtual_interface(&self) -> &Ich {
+        &self.ich
     }
 
     pub(super) fn has_maintenance(&self) -> bool {

@@ -63,48 +63,50 @@ pub(super) struct Reset {
 /// `listed_latch` and `listed_active` remember what was put there, and the `drop_*` and `raise_*` bits what the guest
 /// has asked for since. They come back when the list register is folded.
 #[derive(Clone, Debug)]
+// In this order: what is looked at together can be loaded in pairs.
+#[repr(C)]
 pub(super) struct Bank {
     /// `GICD_ISENABLERn`.
     pub(super) enabled: u32,
     /// `GICD_IGROUPRn`.
     pub(super) group1: u32,
-    /// Edge-triggered (`GICD_ICFGRn`).
-    pub(super) edge: u32,
-    /// The input is asserted.
-    pub(super) level: u32,
     /// Pending by an edge, by software, or by a linked physical interrupt; cleared by acknowledging.
     pub(super) latched: u32,
+    /// The input is asserted.
+    pub(super) level: u32,
+    /// Edge-triggered (`GICD_ICFGRn`).
+    pub(super) edge: u32,
     /// Active, and not in a list register.
     pub(super) active: u32,
     /// In a list register of some vCPU.
     pub(super) resident: u32,
     /// Resident, and something has changed: the list register must be written anew.
     pub(super) touched: u32,
-    /// Resident with the pending latch.
-    pub(super) listed_latch: u32,
-    /// Resident as active.
-    pub(super) listed_active: u32,
     /// Resident; the guest has cleared its pending latch.
     pub(super) drop_pending: u32,
     /// Resident; the guest has deactivated it through the distributor.
     pub(super) drop_active: u32,
     /// Resident; the guest has activated it through the distributor.
     pub(super) raise_active: u32,
-    /// Has a physical interrupt behind it.
-    pub(super) linked: u32,
+    /// The physical interrupt is to be deactivated by whoever fills next.
+    pub(super) release: u32,
     /// The physical interrupt is active on behalf of the guest.
     pub(super) busy: u32,
     /// Resident, and the physical interrupt has come again: the guest must have deactivated it before.
     pub(super) recurred: u32,
-    /// The physical interrupt is to be deactivated by whoever fills next.
-    pub(super) release: u32,
+    /// Resident with the pending latch.
+    pub(super) listed_latch: u32,
+    /// Resident as active.
+    pub(super) listed_active: u32,
+    /// Has a physical interrupt behind it.
+    pub(super) linked: u32,
+    /// Which list register holds it, for resident interrupts.
+    pub(super) slot: Lanes<u8>,
     /// `GICD_IPRIORITYRn`.
     pub(super) priority: Lanes<u8>,
     /// The priority at which the guest has acknowledged it, for active interrupts that are not resident and whose
     /// senders don't count.
     pub(super) acknowledged: Lanes<u8>,
-    /// Which list register holds it, for resident interrupts.
-    pub(super) slot: Lanes<u8>,
     /// The physical interrupt of a linked one.
     pub(super) physical: Lanes<u32>,
 }
@@ -197,6 +199,15 @@ impl Bank {
         self.busy &= !gone;
         self.release |= gone;
         gone
+    }
+
+    /// The physical interrupts behind `mask` have come.
+    #[inline(always)]
+    pub(super) fn inject(&mut self, mask: u32) {
+        self.latched |= mask;
+        self.recurred |= mask & self.linked & self.busy & self.resident;
+        self.busy |= mask & self.linked;
+        self.release &= !mask;
     }
 
     #[inline(always)]

@@ -10,8 +10,12 @@ use crate::{Affinity, VcpuIndex};
 pub(super) struct Cluster {
     /// `Aff3`, `RS`, `Aff2` and `Aff1` where `ICC_SGI1R_EL1` has them.
     key: u64,
-    members: [Option<VcpuIndex>; 16],
+    /// [`NOBODY`] where there is none.
+    members: [u8; 16],
 }
+
+/// The position of no vCPU.
+const NOBODY: u8 = u8::MAX;
 
 /// `Aff3`, `RS`, `Aff2` and `Aff1` of `ICC_SGI1R_EL1` (IHI 0069 12.2.22).
 const KEY: u64 = 0xff << 48 | 0xf << 44 | 0xff << 32 | 0xff << 16;
@@ -28,13 +32,13 @@ impl Cluster {
                 | u64::from(affinity.aff1()) << 16;
             let member = usize::from(affinity.aff0() & 0xf);
             let index = table.iter().position(|cluster| cluster.key == key).unwrap_or_else(|| {
-                table.push(Self { key, members: [None; 16] });
+                table.push(Self { key, members: [NOBODY; 16] });
                 table.len().saturating_sub(1)
             });
             if let Some(slot) =
                 table.get_mut(index).and_then(|cluster| cluster.members.get_mut(member))
             {
-                *slot = Some(VcpuIndex::new(position));
+                *slot = VcpuIndex::new(position).get() as u8;
             }
         }
         table.into_boxed_slice()
@@ -46,8 +50,9 @@ impl Cluster {
         sgir & KEY == self.key
     }
 
+    /// The position of member `n`; that of no vCPU if there is none.
     #[inline(always)]
-    pub(super) fn member(&self, n: usize) -> Option<VcpuIndex> {
-        self.members.get(n).copied().flatten()
+    pub(super) fn member(&self, n: usize) -> usize {
+        self.members.get(n).copied().unwrap_or(NOBODY).into()
     }
 }

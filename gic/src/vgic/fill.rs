@@ -1,7 +1,7 @@
 //! Bringing list registers up to date, and taking their contents back.
 
 use super::select::{Candidate, Selection};
-use super::single::fill_single;
+use super::single::{fill_private, fill_single};
 use super::slots::{SLOTS, sender};
 use super::{Ask, Vgic};
 use crate::bits::{Ones, bit, low};
@@ -10,9 +10,25 @@ use crate::{Effects, ListRegisters, VcpuIndex, VcpuSet};
 impl Vgic {
     /// Brings the list registers of `vcpu` up to date; to be called before it executes guest code whenever
     /// [`needs_update`](Self::needs_update), on the CPU whose list registers `lrs` are.
-    #[inline]
     pub fn fill(&mut self, vcpu: VcpuIndex, lrs: &mut impl ListRegisters) -> Effects {
         if self.fill_common(vcpu, lrs) { Effects::NONE } else { self.fill_any(vcpu, lrs) }
+    }
+
+    /// [`fill`](Self::fill) where it [is needed](Self::needs_update). One private interrupt that has become pending, which is
+    /// what SGIs and timers do, takes the shortest way.
+    #[inline(always)]
+    pub fn update(&mut self, vcpu: VcpuIndex, lrs: &mut impl ListRegisters) -> Effects {
+        let Some(cpu) = self.cpus.get_mut(vcpu.get()) else { return Effects::NONE };
+        if fill_private(cpu, self.rules, lrs) {
+            if !self.unsettled.is_empty() {
+                self.unsettled.remove(vcpu);
+            }
+            return Effects::NONE;
+        }
+        if cpu.slots.ready == 0 && cpu.slots.askers.is_empty() {
+            return Effects::NONE;
+        }
+        self.fill(vcpu, lrs)
     }
 
     /// Fills if there is but one thing to do; false if there is more.

@@ -1,6 +1,6 @@
 //! The controller's inputs: device lines, and physical interrupts that stand behind virtual ones.
 
-use super::Vgic;
+use super::{Frame, Version, Vgic};
 use crate::bits::bit;
 use crate::{Effects, IntId, Line, VcpuIndex};
 
@@ -53,27 +53,36 @@ impl Vgic {
 
     /// The physical interrupt behind `line` has been acknowledged, its priority dropped, and it stays active until the
     /// guest deactivates it. On an input without a link this is [`set_pending_edge`](Self::set_pending_edge).
+    #[inline(always)]
     pub fn inject_linked(&mut self, line: Line) -> Effects {
-        let Some((vcpu, number, mask)) = self.locate(line) else { return Effects::NONE };
-        let groups = self.rules.groups;
-        let Some(bank) = self.bank_mut(vcpu, number) else { return Effects::NONE };
-        bank.latched |= mask;
-        bank.recurred |= mask & bank.linked & bank.busy & bank.resident;
-        bank.busy |= mask & bank.linked;
-        bank.release &= !mask;
-        if number != 0 {
-            return self.settle(vcpu, number, mask);
+        match line {
+            Line::Ppi(vcpu, intid) => self.inject_private(vcpu, intid),
+            Line::Spi(_) => self.inject_shared(line),
         }
-        // The timer's way: a private interrupt concerns one vCPU.
-        bank.touched |= mask & bank.resident;
-        let notice = (bank.touched | bank.deliverable(groups)) & mask != 0;
-        if !notice {
+    }
+
+    /// The timer's way: a private interrupt concerns one vCPU.
+    #[inline(always)]
+    fn inject_private(&mut self, vcpu: VcpuIndex, intid: IntId) -> Effects {
+        let groups = self.rules.groups;
+        let Some(cpu) = self.cpus.get_mut(vcpu.get()) else { return Effects::NONE };
+        if !intid.is_private() || intid.is_sgi() {
             return Effects::NONE;
         }
-        if let Some(cpu) = self.cpus.get_mut(vcpu.get()) {
-            cpu.slots.ready |= 1;
+        let mask = bit(intid.lane());
+        cpu.private.inject(mask);
+        if cpu.take_notice(mask, groups) {
+            Effects { kick: crate::VcpuSet::only(vcpu) }
+        } else {
+            Effects::NONE
         }
-        Effects { kick: crate::VcpuSet::only(vcpu) }
+    }
+
+    fn inject_shared(&mut self, line: Line) -> Effects {
+        let Some((vcpu, number, mask)) = self.locate(line) else { return Effects::NONE };
+        let Some(bank) = self.bank_mut(vcpu, number) else { return Effects::NONE };
+        bank.inject(mask);
+        self.settle(vcpu, number, mask)
     }
 
     /// Whether the physical interrupt behind `line` must be active on the CPU that runs the vCPU. When a vCPU is
@@ -85,6 +94,13 @@ impl Vgic {
                 self.bank(vcpu, number).map(|bank| bank.busy & mask != 0)
             })
             .unwrap_or(false)
+    }
+
+    /// Whether registers of `frame` tell of private interrupts.
+    #[inline(always)]
+    #[must_use]
+    pub fn shows_private(&self, frame: Frame) -> bool {
+        self.version == Version::V2 || frame != Frame::Distributor
     }
 
     /// Whether [`is_physical_active`](Self::is_physical_active) for any private interrupt of `vcpu`.

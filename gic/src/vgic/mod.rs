@@ -52,15 +52,17 @@ const BANKS: usize = 32;
 
 /// One vCPU: its private interrupts and its list registers.
 #[derive(Debug)]
+// In this order: what every interrupt needs can be loaded in pairs.
+#[repr(C)]
 struct Cpu {
+    slots: Slots,
+    private: Bank,
+    shares: [Share; BANKS],
+    sources: Sources,
+    ask: Ask,
     affinity: Affinity,
     /// `GICR_WAKER.ProcessorSleep`.
     asleep: bool,
-    private: Bank,
-    sources: Sources,
-    shares: [Share; BANKS],
-    slots: Slots,
-    ask: Ask,
 }
 
 /// A question of this vCPU about interrupts in the list registers of others.
@@ -202,7 +204,6 @@ impl Vgic {
     }
 
     /// Whether `vcpu` must [`fill`](Self::fill) before it executes guest code.
-    #[inline(always)]
     #[must_use]
     pub fn needs_update(&self, vcpu: VcpuIndex) -> bool {
         self.cpus

@@ -2,7 +2,7 @@
 //!
 //! What the guest writes is decoded and stays inside the VM; it never reaches a physical register.
 
-use super::slots::sender;
+use super::slots::{PRIVATE, sender};
 use super::{Version, Vgic};
 use crate::bits::{Ones, bit};
 use crate::{Effects, VcpuIndex, VcpuSet};
@@ -29,7 +29,7 @@ mod sgir {
 
 impl Vgic {
     /// The guest writes `ICC_SGI1R_EL1`: an SGI of group 1, or of group 0 (there is one security state).
-    #[inline]
+    #[inline(always)]
     pub fn write_sgi1r(&mut self, vcpu: VcpuIndex, value: u64) -> Effects {
         self.send_v3(vcpu, value, u32::MAX)
     }
@@ -61,14 +61,18 @@ impl Vgic {
             }
             return effects;
         }
-        let Some(cluster) = self.clusters.iter().find(|cluster| cluster.is_named_by(value)) else {
-            return effects;
+        let cluster = match self.clusters.first() {
+            Some(first) if first.is_named_by(value) => first,
+            _ => match self.clusters.iter().find(|cluster| cluster.is_named_by(value)) {
+                Some(cluster) => cluster,
+                None => return effects,
+            },
         };
         for member in Ones((value & sgi1r::TARGET_LIST) as u32) {
-            let Some(target) = cluster.member(member) else { continue };
-            let Some(cpu) = self.cpus.get_mut(target.get()) else { continue };
+            let target = cluster.member(member);
+            let Some(cpu) = self.cpus.get_mut(target) else { continue };
             if cpu.raise_sgi(sgi, group1, self.rules.groups) {
-                effects.kick.insert(target);
+                effects.kick.insert(VcpuIndex::new(target));
             }
         }
         effects
@@ -130,11 +134,19 @@ impl super::Cpu {
             return false;
         }
         bank.latched |= mask;
-        bank.touched |= bank.resident & mask;
-        let notice = (bank.touched | bank.deliverable(groups)) & mask != 0;
-        if notice {
-            self.slots.ready |= 1;
+        self.take_notice(mask, groups)
+    }
+
+    /// Marks a private interrupt for the next fill, if it has become of interest; true if it has.
+    #[inline(always)]
+    pub(super) fn take_notice(&mut self, mask: u32, groups: super::Groups) -> bool {
+        let bank = &mut self.private;
+        let listed = bank.resident & mask;
+        if listed == 0 && bank.deliverable(groups) & mask == 0 {
+            return false;
         }
-        notice
+        bank.touched |= listed;
+        self.slots.ready |= PRIVATE;
+        true
     }
 }

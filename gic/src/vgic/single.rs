@@ -2,8 +2,9 @@
 //! register, or in one that the guest has emptied since; or its line has fallen while the guest handles it. Whatever is
 //! out of the ordinary is left to the general way.
 
+use super::Cpu;
 use super::bank::Bank;
-use super::slots::{Share, Slot, Slots};
+use super::slots::{PRIVATE, Share, Slot, Slots};
 use super::view::Rules;
 use crate::bits::bit;
 use crate::{IntId, ListRegister, ListRegisters, State};
@@ -77,6 +78,64 @@ pub(super) fn fill_single(
         state: State { pending, active: !pending },
         physical: if busy { Some(bank.physical.get(lane)) } else { None },
         priority,
+        group1: bank.group1 & mask != 0,
+        eoi_maintenance: bank.line() & mask != 0,
+        source: 0,
+    };
+    lrs.write(n, &value);
+    true
+}
+
+/// Fills if all there is to do is to make one private interrupt pending that is in no list register, or in one that the
+/// guest has emptied since. False if there is nothing to do, or more to it; then nothing has changed.
+#[inline(always)]
+pub(super) fn fill_private(cpu: &mut Cpu, rules: Rules, lrs: &mut impl ListRegisters) -> bool {
+    let Cpu { slots, private: bank, shares: [share, ..], .. } = cpu;
+    if slots.ready != PRIVATE || slots.overflow || !slots.askers.is_empty() {
+        return false;
+    }
+    let waiting = bank.pending() & bank.forwarded(rules.groups);
+    let mask = bank.touched | (waiting & !(bank.active | bank.resident));
+    let changed_by_guest = bank.drop_pending | bank.drop_active | bank.raise_active;
+    let unusual = (mask & (changed_by_guest | !waiting)) | bank.release | bank.active;
+    if !mask.is_power_of_two() || unusual != 0 {
+        return false;
+    }
+    let lane = mask.trailing_zeros() as usize;
+    if rules.sgi_sources && IntId::from_parts(0, lane).is_sgi() {
+        return false;
+    }
+    let busy = bank.busy & mask;
+    if busy != 0 && !rules.hardware_deactivation {
+        return false;
+    }
+    let n = if bank.resident & mask == 0 {
+        let slot = Slot { bank: 0, lane: lane as u8, source: 0 };
+        let Some(n) = slots.take(lrs.count(), slot) else { return false };
+        bank.slot.set(lane, n as u8);
+        bank.resident |= mask;
+        share.resident |= mask;
+        n
+    } else {
+        let n = usize::from(bank.slot.get(lane));
+        // If the physical interrupt was active before, and did not come again, it has to be looked at.
+        if busy & !bank.recurred != 0 || lrs.empty() & bit(n) == 0 {
+            return false;
+        }
+        bank.touched = 0;
+        bank.recurred &= !mask;
+        bank.listed_latch &= !mask;
+        bank.listed_active &= !mask;
+        n
+    };
+    bank.listed_latch |= bank.latched & mask;
+    bank.latched &= !mask;
+    slots.ready = 0;
+    let value = ListRegister {
+        intid: IntId::from_parts(0, lane),
+        state: State { pending: true, active: false },
+        physical: if busy == 0 { None } else { Some(bank.physical.get(lane)) },
+        priority: bank.priority.get(lane),
         group1: bank.group1 & mask != 0,
         eoi_maintenance: bank.line() & mask != 0,
         source: 0,

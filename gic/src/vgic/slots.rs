@@ -24,8 +24,12 @@ pub(super) struct Slot {
     pub(super) source: u8,
 }
 
+/// [`Slots::ready`] when only the bank of private interrupts is.
+pub(super) const PRIVATE: u32 = 1 << 0;
+
 /// The list registers of one vCPU.
 #[derive(Clone, Debug)]
+#[repr(C)]
 pub(super) struct Slots {
     /// Banks that may hold something to put into, or to change in, a list register.
     pub(super) ready: u32,

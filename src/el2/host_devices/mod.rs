@@ -51,7 +51,7 @@ pub(crate) fn open(transports: &[VirtioTransport], wanted: Wanted) -> HostDevice
         }
     }
     for number in NICS.call_once(|| nics).iter().filter_map(|nic| nic.interrupt()) {
-        let mut interface = percpu::this().interface();
+        let interface = percpu::this().interface();
         interface.target_self(gic::IntId::new(number));
         interface.enable(gic::IntId::new(number));
     }

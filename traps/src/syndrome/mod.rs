@@ -20,6 +20,7 @@ pub use trap::{
 };
 
 use crate::bits::{field, flag};
+use crate::system_register::Encoding;
 
 /// The value of `ESR_EL2` after an exception taken to EL2, or of `ESR_EL1` for the guest.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -123,6 +124,27 @@ impl Syndrome {
         SystemRegisterTrap::new(self)
     }
 
+    /// Whether it is, read so, that of a write of `encoding`. One comparison, for the hot path.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_write_of(self, encoding: Encoding) -> bool {
+        /// All but the general-purpose register; bit 0 is set for reads.
+        const MASK: u64 = Encoding::new(3, 7, 15, 15, 7).iss() as u64 | 1;
+        self.0 & MASK == encoding.iss() as u64
+    }
+
+    /// Which of the identification registers it is, read so, that was read, as [`Encoding::identification_index`]
+    /// counts them. One comparison and a look at `CRm`, for the hot path.
+    #[inline(always)]
+    #[must_use]
+    pub const fn identification_read(self) -> Option<u8> {
+        /// All but the general-purpose register, `CRm` and `op2`; bit 0 is set for reads.
+        const MASK: u64 = Encoding::new(3, 7, 15, 0, 0).iss() as u64 | 1;
+        const READ: u64 = Encoding::new(3, 0, 0, 0, 0).iss() as u64 | 1;
+        let (crm, op2) = (field::<1, 4>(self.0) as u8, field::<17, 3>(self.0) as u8);
+        if self.0 & MASK == READ && crm != 0 && crm < 8 { Some(crm << 3 | op2) } else { None }
+    }
+
     /// The syndrome read as that of a trapped `WFI`, `WFE`, `WFIT` or `WFET`.
     #[inline]
     #[must_use]
@@ -169,6 +191,42 @@ mod tests {
             Syndrome::of(ExceptionClass::UNKNOWN, u32::MAX).class(),
             ExceptionClass::UNKNOWN
         );
+    }
+
+    #[test]
+    fn a_write_of_a_register_is_told_from_all_else() {
+        let class = ExceptionClass::SYSTEM_REGISTER;
+        let encodings =
+            [Encoding::ICC_SGI1R_EL1, Encoding::SCTLR_EL1, Encoding::new(3, 7, 15, 15, 7)];
+        for encoding in encodings {
+            assert_eq!(Encoding::from_iss(encoding.iss()), encoding);
+            for other in encodings {
+                for register in [0, 7, 31] {
+                    for read in [0, 1] {
+                        let syndrome = Syndrome::of(class, other.iss() | register << 5 | read);
+                        let trap = syndrome.system_register();
+                        let expected =
+                            trap.encoding == encoding && trap.direction == Direction::Write;
+                        assert_eq!(syndrome.is_write_of(encoding), expected);
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_read_of_an_identification_register_is_told_from_all_else() {
+        for value in 0..1u32 << 16 {
+            let [op0, op1] = [(value >> 14) as u8, (value >> 11) as u8 & 7];
+            let [crn, crm, op2] = [(value >> 7) as u8, (value >> 3) as u8, value as u8];
+            let encoding = Encoding::new(op0 & 3, op1, crn & 15, crm & 15, op2 & 7);
+            for read in [0, 1] {
+                let class = ExceptionClass::SYSTEM_REGISTER;
+                let syndrome = Syndrome::of(class, encoding.iss() | 5 << 5 | read);
+                let expected = if read == 1 { encoding.identification_index() } else { None };
+                assert_eq!(syndrome.identification_read(), expected, "{encoding:?}");
+            }
+        }
     }
 
     #[test]

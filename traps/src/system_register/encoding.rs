@@ -38,6 +38,17 @@ impl Encoding {
         Self(value as u16)
     }
 
+    /// The bits that name the register in the syndrome of a trapped access; the reverse of [`Self::from_iss`].
+    #[inline]
+    #[must_use]
+    pub const fn iss(self) -> u32 {
+        let value = self.0 as u32;
+        (((value >> 14) & 3) << 20)
+            | (((value >> 7) & 0x7f) << 10)
+            | (((value >> 3) & 15) << 1)
+            | ((value & 7) << 17)
+    }
+
     /// The AArch64 register behind a coprocessor 15 register that EL0 can reach in AArch32, if that is one which a
     /// guest has: performance monitors, timers, and maintenance by set and way.
     #[must_use]

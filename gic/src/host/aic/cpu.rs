@@ -84,7 +84,7 @@ impl Distributor {
 impl Cpu {
     /// Asks every source. FIQ's are a register read each, the AIC is asked last.
     #[inline]
-    pub(in crate::host) fn acknowledge(&mut self) -> Option<Acknowledged> {
+    pub(in crate::host) fn acknowledge(&self) -> Option<Acknowledged> {
         let found = self.fiq().or_else(|| {
             // A level: it lasts until its cause is gone.
             self.ich.has_maintenance().then_some(MAINTENANCE).or_else(|| self.input())
@@ -92,7 +92,7 @@ impl Cpu {
         found.map(|intid| Acknowledged(intid.get()))
     }
 
-    fn fiq(&mut self) -> Option<IntId> {
+    fn fiq(&self) -> Option<IntId> {
         if registers::read_ipi_status() & IPI_PENDING != 0 {
             registers::write_ipi_status(IPI_PENDING);
             return Some(KICK);
@@ -114,7 +114,7 @@ impl Cpu {
         None
     }
 
-    fn input(&mut self) -> Option<IntId> {
+    fn input(&self) -> Option<IntId> {
         for _ in 0..MOST_STRAYS {
             let event = self.distributor.event();
             match event >> EVENT_KIND_SHIFT & EVENT_BYTE {
@@ -136,10 +136,10 @@ impl Cpu {
 
     /// There is nothing to drop.
     #[inline(always)]
-    pub(in crate::host) fn priority_drop(&mut self, _: Acknowledged) {}
+    pub(in crate::host) fn priority_drop(&self, _: Acknowledged) {}
 
     #[inline(always)]
-    pub(in crate::host) fn deactivate(&mut self, interrupt: Acknowledged) {
+    pub(in crate::host) fn deactivate(&self, interrupt: Acknowledged) {
         self.bank(interrupt.intid()).set_enabled(interrupt.intid(), true);
     }
 
@@ -149,12 +149,12 @@ impl Cpu {
         Source { distributor: self.distributor }
     }
 
-    pub(in crate::host) fn disable(&mut self, intid: IntId) {
+    pub(in crate::host) fn disable(&self, intid: IntId) {
         self.bank(intid).set_enabled(intid, false);
     }
 
     /// Only version 1 can be told where an input goes.
-    pub(in crate::host) fn target(&mut self, intid: IntId, target: SgiTarget) {
+    pub(in crate::host) fn target(&self, intid: IntId, target: SgiTarget) {
         if self.distributor.version == Version::V1
             && let Some(input) = self.distributor.inputs.input(intid)
         {
@@ -169,7 +169,7 @@ impl Cpu {
     }
 
     /// There is one kind of fast IPI only.
-    pub(in crate::host) fn send_sgi(&mut self, _: IntId, target: SgiTarget) {
+    pub(in crate::host) fn send_sgi(&self, _: IntId, target: SgiTarget) {
         let target = Affinity::from_mpidr(target.0);
         let cpu = u64::from(target.aff0());
         if target.aff1() == self.affinity.aff1() {
@@ -179,8 +179,8 @@ impl Cpu {
         }
     }
 
-    pub(in crate::host) fn virtual_interface(&mut self) -> &mut Ich {
-        &mut self.ich
+    pub(in crate::host) fn virtual_interface(&self) -> &Ich {
+        &self.ich
     }
 
     /// Whether the guest's accesses to its CPU interface trap.
@@ -274,7 +274,7 @@ list_registers_by_ich!(Cpu, |cpu, physical| {
     cpu.bank(intid).set_enabled(intid, true)
 });
 
-impl InterfaceState for Cpu {
+impl InterfaceState for &Cpu {
     fn control(&mut self) -> u64 {
         system::read_ich_vmcr()
     }

@@ -69,7 +69,7 @@ impl Machine {
     }
 }
 
-fn acknowledged(cpu: &mut CpuInterface) -> Option<IntId> {
+fn acknowledged(cpu: &CpuInterface) -> Option<IntId> {
     cpu.acknowledge().map(|interrupt| interrupt.intid())
 }
 
@@ -111,7 +111,7 @@ fn an_input_is_reported_and_unmasked_when_it_is_deactivated() {
         (Version::V2, 0x2000 + 0x2000 + 3 * 0x100 + 605 / 32 * 4),
     ] {
         let mut machine = Machine::new(version);
-        let (distributor, mut cpu) = machine.controller();
+        let (distributor, cpu) = machine.controller();
         let uart = distributor.claim(0, 605).unwrap();
         cpu.enable(uart);
         assert_eq!(machine.get(word), 1 << (605 % 32), "{version:?}: MASK_CLR");
@@ -129,10 +129,10 @@ fn an_input_is_reported_and_unmasked_when_it_is_deactivated() {
 #[test]
 fn an_input_of_the_second_die_has_registers_of_its_own() {
     let mut machine = Machine::new(Version::V2);
-    let (distributor, mut cpu) = machine.controller();
+    let (distributor, cpu) = machine.controller();
     let uart = distributor.claim(1, 33).unwrap();
     machine.report(1 << 24 | 1 << 16 | 33);
-    assert_eq!(acknowledged(&mut cpu), Some(uart));
+    assert_eq!(acknowledged(&cpu), Some(uart));
     cpu.enable(uart);
     assert_eq!(machine.get(0x2000 + DIE + 0x2000 + 3 * 0x100 + 4), 1 << 1);
 }
@@ -140,19 +140,19 @@ fn an_input_of_the_second_die_has_registers_of_its_own() {
 #[test]
 fn a_stray_input_is_left_masked_and_ends_the_search_in_the_end() {
     let mut machine = Machine::new(Version::V1);
-    let (_, mut cpu) = machine.controller();
+    let (_, cpu) = machine.controller();
     // Memory does not forget the event, as the AIC does: the search has to end nevertheless.
     machine.report(1 << 16 | 7);
-    assert_eq!(acknowledged(&mut cpu), None);
+    assert_eq!(acknowledged(&cpu), None);
     assert_eq!(machine.get(0x4180), 0);
     machine.report(0);
-    assert_eq!(acknowledged(&mut cpu), None);
+    assert_eq!(acknowledged(&cpu), None);
 }
 
 #[test]
 fn version_1_is_told_by_its_own_number_where_an_input_goes() {
     let mut machine = Machine::new(Version::V1);
-    let (distributor, mut cpu) = machine.controller();
+    let (distributor, cpu) = machine.controller();
     let uart = distributor.claim(0, 605).unwrap();
     cpu.target_self(uart);
     assert_eq!(machine.get(0x3000 + 4 * 605), 1 << 3);
@@ -161,16 +161,16 @@ fn version_1_is_told_by_its_own_number_where_an_input_goes() {
 #[test]
 fn a_kick_is_a_fast_ipi_and_clears_itself() {
     let mut machine = Machine::new(Version::V1);
-    let (_, mut cpu) = machine.controller();
+    let (_, cpu) = machine.controller();
     with(|fake| fake.ipi_status.set(1));
-    assert_eq!(acknowledged(&mut cpu), Some(KICK));
-    assert_eq!(acknowledged(&mut cpu), None);
+    assert_eq!(acknowledged(&cpu), Some(KICK));
+    assert_eq!(acknowledged(&cpu), None);
 }
 
 #[test]
 fn a_kick_goes_to_a_neighbour_or_to_another_cluster() {
     let mut machine = Machine::new(Version::V1);
-    let (_, mut cpu) = machine.controller();
+    let (_, cpu) = machine.controller();
     let target = |affinity: Affinity| crate::host::SgiTarget(affinity.mpidr());
     cpu.send_sgi(KICK, target(Affinity::new(0, 1, 1, 3)));
     assert_eq!(with(|fake| (fake.ipi_local.take(), fake.ipi_global.take())), (Some(3), None));
@@ -184,34 +184,34 @@ fn a_kick_goes_to_a_neighbour_or_to_another_cluster() {
 #[test]
 fn a_guests_timer_is_reported_once_until_it_is_deactivated() {
     let mut machine = Machine::new(Version::V1);
-    let (_, mut cpu) = machine.controller();
+    let (_, cpu) = machine.controller();
     with(|fake| {
         fake.virtual_timer.set(DUE);
         fake.physical_timer.set(DUE);
     });
-    assert_eq!(acknowledged(&mut cpu), None, "not enabled");
+    assert_eq!(acknowledged(&cpu), None, "not enabled");
     cpu.enable(VIRTUAL_TIMER);
     cpu.enable(PHYSICAL_TIMER);
-    assert_eq!(acknowledged(&mut cpu), Some(VIRTUAL_TIMER));
-    assert_eq!(acknowledged(&mut cpu), Some(PHYSICAL_TIMER));
-    assert_eq!(acknowledged(&mut cpu), None);
+    assert_eq!(acknowledged(&cpu), Some(VIRTUAL_TIMER));
+    assert_eq!(acknowledged(&cpu), Some(PHYSICAL_TIMER));
+    assert_eq!(acknowledged(&cpu), None);
     assert!(cpu.is_active(VIRTUAL_TIMER) && cpu.is_pending(VIRTUAL_TIMER));
     // As the virtual controller does when the guest ends its interrupt.
-    ListRegisters::deactivate(&mut cpu, VIRTUAL_TIMER.get());
-    assert_eq!(acknowledged(&mut cpu), Some(VIRTUAL_TIMER));
+    ListRegisters::deactivate(&mut &cpu, VIRTUAL_TIMER.get());
+    assert_eq!(acknowledged(&cpu), Some(VIRTUAL_TIMER));
     with(|fake| fake.virtual_timer.set(DUE | 0b10));
     cpu.clear_active(VIRTUAL_TIMER);
-    assert_eq!(acknowledged(&mut cpu), None, "the guest has masked it");
+    assert_eq!(acknowledged(&cpu), None, "the guest has masked it");
     assert!(!cpu.is_pending(VIRTUAL_TIMER));
 }
 
 #[test]
 fn the_hypervisors_timer_is_due_as_long_as_it_says_so() {
     let mut machine = Machine::new(Version::V2);
-    let (_, mut cpu) = machine.controller();
+    let (_, cpu) = machine.controller();
     with(|fake| fake.hypervisor_timer.set(DUE));
-    assert_eq!(acknowledged(&mut cpu), Some(HYPERVISOR_TIMER));
-    assert_eq!(acknowledged(&mut cpu), Some(HYPERVISOR_TIMER));
+    assert_eq!(acknowledged(&cpu), Some(HYPERVISOR_TIMER));
+    assert_eq!(acknowledged(&cpu), Some(HYPERVISOR_TIMER));
     with(|fake| fake.hypervisor_timer.set(0));
-    assert_eq!(acknowledged(&mut cpu), None);
+    assert_eq!(acknowledged(&cpu), None);
 }

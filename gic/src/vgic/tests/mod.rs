@@ -76,7 +76,7 @@ impl Machine {
         let mut kicked = effects.kick;
         while let Some(vcpu) = kicked.into_iter().next() {
             kicked.remove(vcpu);
-            kicked = kicked.union(self.vgic.fill(vcpu, &mut self.cpus[vcpu.get()]).kick);
+            kicked = kicked.union(self.vgic.update(vcpu, &mut self.cpus[vcpu.get()]).kick);
         }
         for n in 0..self.cpus.len() {
             assert!(
@@ -96,7 +96,7 @@ impl Machine {
                 assert!(round < 3, "maintenance interrupt storm");
                 let vcpu = VcpuIndex::new(n);
                 let mut effects = self.vgic.maintenance(vcpu, &mut self.cpus[n]);
-                effects.merge(self.vgic.fill(vcpu, &mut self.cpus[n]));
+                effects.merge(self.vgic.update(vcpu, &mut self.cpus[n]));
                 effects.kick.remove(vcpu);
                 self.apply(effects);
             }
