@@ -39,7 +39,9 @@ use crate::el2::pages::FramePages;
 use crate::el2::percpu::{self, PerCpu};
 use crate::el2::registers::read_register;
 use crate::el2::smp::{self, Conduit};
-use crate::el2::{builder, console, entropy, fault, frames, heap, mmu, passthrough, reset, uart};
+use crate::el2::{
+    builder, console, entropy, fault, frames, heap, mmu, passthrough, reset, stack, uart,
+};
 
 core::arch::global_asm!(include_str!("entry.S"), options(raw));
 core::arch::global_asm!(include_str!("switch.S"), options(raw));
@@ -53,6 +55,7 @@ const MAX_TREE: usize = 2 << 20;
 #[unsafe(no_mangle)]
 extern "C" fn boot_main(tree: u64, level: u64) -> ! {
     heap::init();
+    stack::paint_boot();
     console::init_log();
     if let Err(reason) = boot(tree, level) {
         error!("{reason}");

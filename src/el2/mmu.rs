@@ -5,6 +5,7 @@
 
 use alloc::alloc::{alloc_zeroed, dealloc};
 use core::alloc::Layout;
+use core::ops::Range;
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use spin::mutex::TicketMutex;
@@ -206,6 +207,11 @@ pub(crate) fn image_end() -> u64 {
     address(&raw const __image_end)
 }
 
+/// The boot CPU's stack.
+pub(crate) fn boot_stack() -> Range<u64> {
+    address(&raw const __boot_stack_start)..address(&raw const __boot_stack_top)
+}
+
 /// Bounds of the secondaries' stacks, for the backtrace.
 static STACKS: [AtomicU64; 2] = [AtomicU64::new(0), AtomicU64::new(0)];
 
@@ -217,7 +223,7 @@ pub(crate) fn set_stacks(start: u64, end: u64) {
 
 /// Whether a frame record can be at `address`.
 pub(crate) fn is_stack(frame: u64) -> bool {
-    let boot = address(&raw const __boot_stack_start)..address(&raw const __boot_stack_top) - 8;
+    let boot = boot_stack().start..boot_stack().end - 8;
     let others =
         STACKS[0].load(Ordering::Relaxed)..STACKS[1].load(Ordering::Relaxed).saturating_sub(8);
     boot.contains(&frame) || others.contains(&frame)

@@ -30,6 +30,7 @@ mod percpu;
 mod registers;
 mod reset;
 mod smp;
+mod stack;
 mod stage2_hardware;
 mod stolen_time;
 mod system_registers;

@@ -8,6 +8,7 @@ use crate::el2::device_registers::DeviceRegisters;
 use crate::el2::fault;
 use crate::el2::host::Host;
 use crate::el2::smp::Conduit;
+use crate::el2::stack;
 
 /// A watchdog that can turn the machine off.
 pub(crate) type Watchdog = Bcm2835<DeviceRegisters>;
@@ -30,6 +31,9 @@ pub(crate) fn open_watchdog(device: &ResetDevice) -> Result<Option<Watchdog>, st
 impl Host {
     /// Turns the machine off, or says that it cannot.
     pub(crate) fn power_off(&self) -> ! {
+        if let Some((used, size)) = stack::deepest() {
+            log::info!("stacks: at most {used} of {size} bytes used");
+        }
         let refused = match self.conduit {
             Some(Conduit::Smc) => smccc::psci::system_off::<Smc>().err(),
             Some(Conduit::Hvc) => smccc::psci::system_off::<Hvc>().err(),

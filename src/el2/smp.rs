@@ -10,7 +10,7 @@ use platform::discover::{Cpu, EnableMethod};
 use smccc::{Hvc, Smc};
 
 use crate::el2::registers::read_register;
-use crate::el2::{frames, mmu};
+use crate::el2::{frames, mmu, stack};
 
 /// Size of a CPU's stack, without its guard page.
 const STACK: u64 = 64 << 10;
@@ -74,6 +74,8 @@ pub(crate) fn start(cpus: &[&Cpu], conduit: Option<Conduit>, arrived: &'static [
         if let Err(reason) = mmu::unmap_page(guard) {
             warn!("no guard page for the stack of CPU {number}: {reason}");
         }
+        // SAFETY: the frames are mapped and this CPU's alone; it does not run yet.
+        unsafe { stack::paint_other(guard + mmu::PAGE..guard + size) };
         records.push(BootRecord {
             mpidr: cpu.mpidr.get(),
             stack_top: guard + size,

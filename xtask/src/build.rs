@@ -11,6 +11,7 @@ use clap::Args;
 use crate::arch::Arch;
 use crate::image;
 use crate::process;
+use crate::size;
 use crate::workspace::Workspace;
 
 /// Options of `cargo xtask build`.
@@ -22,6 +23,12 @@ pub struct Options {
     /// Leave the small guests out
     #[arg(long)]
     pub no_guests: bool,
+    /// Print the size of the image by part, and how deep its stacks get
+    #[arg(long, conflicts_with = "no_guests")]
+    pub report: bool,
+    /// With `--report`, make the present sizes the budget
+    #[arg(long, requires = "report")]
+    pub accept: bool,
 }
 
 /// Builds everything that runs on the bare machine.
@@ -35,6 +42,9 @@ pub fn run(workspace: &Workspace, options: &Options) -> Result<()> {
     if !options.no_guests {
         guests(workspace, arch)?;
         println!("guests: {}", release(workspace, arch).display());
+    }
+    if options.report {
+        size::report(workspace, arch, options.accept)?;
     }
     Ok(())
 }

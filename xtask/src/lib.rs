@@ -24,6 +24,7 @@ pub mod qemu;
 pub mod relay;
 pub mod run;
 pub mod setup;
+pub mod size;
 pub mod test;
 pub mod vmfile;
 pub mod workspace;

@@ -15,6 +15,7 @@ use crate::build::{self, cargo};
 use crate::packages;
 use crate::process;
 use crate::setup;
+use crate::size;
 use crate::workspace::Workspace;
 
 /// Tells the system tests to run; without it they only list themselves.
@@ -200,6 +201,9 @@ fn system(workspace: &Workspace, options: &Options) -> Result<()> {
     build::machines(workspace)?;
     if options.filter.is_none() {
         bench::check(workspace)?;
+        for arch in Arch::ALL {
+            size::check(workspace, arch)?;
+        }
     }
     let mut command = cargo(workspace);
     command.args(["test", "-p", "bunshin", "--test", "system"]).env(ENABLE, "1");

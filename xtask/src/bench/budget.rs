@@ -15,7 +15,8 @@ const TOLERANCE: u64 = 2;
 
 const HEADING: &str = "\
 # The most that each row of `cargo xtask bench` may cost: instructions as the guest counts them, by model of the host's
-# CPUs. A figure more than 2 % above fails `cargo xtask test`. `cargo xtask bench --accept` writes the present figures here.
+# CPUs. `cargo xtask bench --accept` writes the present figures here. And how large the images may be, in bytes, and how
+# deep a stack may get: `cargo xtask build --report --accept`. More than 2 % above fails `cargo xtask test`.
 ";
 
 /// Budgets by CPU model and row.
@@ -38,12 +39,32 @@ impl Budget {
         Ok(Budget(toml::from_str(&text).with_context(|| shown.to_string())?))
     }
 
-    /// The figures as budgets, as text of the file.
-    pub fn text(results: &Results) -> String {
+    /// Makes figures the budget of what has this name: a model of CPU, or an image's size.
+    pub fn set(&mut self, name: &str, figures: &Figures) {
+        self.0.insert(name.to_string(), figures.clone());
+    }
+
+    /// The budget of one row.
+    pub fn of(&self, name: &str, row: &str) -> Option<u64> {
+        self.0.get(name)?.get(row).copied()
+    }
+
+    /// Writes the file.
+    ///
+    /// # Errors
+    /// As the file system's.
+    pub fn write(&self, file: &Path) -> Result<()> {
+        fs::write(file, self.text()).with_context(|| format!("can't write {}", file.display()))?;
+        println!("budget: {}", file.display());
+        Ok(())
+    }
+
+    /// The text of the file.
+    fn text(&self) -> String {
         let mut text = HEADING.to_string();
-        for (model, figures) in &results.bunshin {
+        for (name, figures) in &self.0 {
             // Writing to a string does not fail.
-            let _ = writeln!(text, "\n[{model}]");
+            let _ = writeln!(text, "\n[{name}]");
             for (row, figure) in figures {
                 let _ = writeln!(text, "{row} = {figure}");
             }
@@ -51,21 +72,37 @@ impl Budget {
         text
     }
 
-    /// Compares.
+    /// Compares what was counted.
     ///
     /// # Errors
     /// Names each row that is above its budget, or that is missing.
     pub fn check(&self, results: &Results) -> Result<()> {
+        let counted = results.bunshin.iter().map(|(model, figures)| (model.as_str(), figures));
+        self.compare(counted, "instructions", "cargo xtask bench --accept")
+    }
+
+    /// Compares the size of an image.
+    ///
+    /// # Errors
+    /// As [`Budget::check`].
+    pub fn check_size(&self, name: &str, figures: &Figures) -> Result<()> {
+        self.compare([(name, figures)].into_iter(), "bytes", "cargo xtask build --report --accept")
+    }
+
+    fn compare<'a>(
+        &self,
+        figures: impl Iterator<Item = (&'a str, &'a Figures)>,
+        unit: &str,
+        accept: &str,
+    ) -> Result<()> {
         let mut complaints = Vec::new();
-        for (model, budgets) in &self.0 {
-            let Some(figures) = results.bunshin.get(model) else { continue };
-            for (row, budget) in budgets {
+        for (name, figures) in figures {
+            for (row, budget) in self.0.get(name).into_iter().flatten() {
                 match figures.get(row) {
                     Some(figure) if figure * 100 <= budget * (100 + TOLERANCE) => {}
-                    Some(figure) => complaints.push(format!(
-                        "{row} on {model}: {figure} instructions, the budget is {budget}"
-                    )),
-                    None => complaints.push(format!("{row} on {model}: not counted")),
+                    Some(figure) => complaints
+                        .push(format!("{row} on {name}: {figure} {unit}, the budget is {budget}")),
+                    None => complaints.push(format!("{row} on {name}: not counted")),
                 }
             }
         }
@@ -73,7 +110,7 @@ impl Budget {
             return Ok(());
         }
         bail!(
-            "over budget:\n  {}\nmake it cheaper, or say why it must cost more and run `cargo xtask bench --accept`",
+            "over budget:\n  {}\nmake it cheaper, or say why it must cost more and run `{accept}`",
             complaints.join("\n  ")
         )
     }
@@ -90,7 +127,9 @@ mod tests {
 
     #[test]
     fn a_figure_may_exceed_its_budget_by_two_percent() {
-        let budget = Budget(toml::from_str(&Budget::text(&results(200))).unwrap());
+        let mut budget = Budget::default();
+        budget.set("max", &results(200).bunshin["max"]);
+        let budget = Budget(toml::from_str(&budget.text()).unwrap());
         assert_eq!(budget.0, results(200).bunshin);
         for (figure, fits) in [(1, true), (200, true), (204, true), (205, false)] {
             assert_eq!(budget.check(&results(figure)).is_ok(), fits, "{figure}");

@@ -1,7 +1,7 @@
 //! Running the benchmark's guest on emulated machines.
 
 use std::fs;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::mpsc::{self, RecvTimeoutError};
@@ -25,7 +25,7 @@ const HOST_MEMORY: Size = Size(1 << 30);
 /// Memory of the guest.
 pub const GUEST_MEMORY: &str = "256M";
 /// How long a run may take.
-const LIMIT: Duration = Duration::from_secs(120);
+pub const LIMIT: Duration = Duration::from_secs(120);
 /// What the guest prints at its end.
 const END: &str = "bench-end";
 
@@ -73,19 +73,66 @@ pub fn bunshin(workspace: &Workspace, cpu: &str) -> Result<Figures> {
 /// Boots a bundle with the benchmark in it until it has come to its end `times` times.
 fn boot(workspace: &Workspace, cpu: &str, cpus: u32, mode: &str, times: usize) -> Result<String> {
     let guest = build::guest(workspace, Arch::Aarch64, "bench");
+    let arguments = format!("mode={mode}");
+    let command = start(workspace, Arch::Aarch64, &guest, &arguments, &model(cpu), cpus)?;
+    output(command, times, LIMIT)
+}
+
+/// The emulator's command for the image and a guest of two virtual CPUs, on a host of model `cpu`.
+///
+/// # Errors
+/// When the bundle can't be packed or there is no such machine.
+pub fn start(
+    workspace: &Workspace,
+    arch: Arch,
+    kernel: &Path,
+    arguments: &str,
+    cpu: &str,
+    cpus: u32,
+) -> Result<Command> {
     let text = format!(
-        "[[vm]]\nname = \"bench\"\nvcpus = {CPUS}\nmemory = \"{GUEST_MEMORY}\"\nkernel = {:?}\ncmdline = \"mode={mode}\"\n",
-        guest.display().to_string()
+        "[[vm]]\nname = \"bench\"\nvcpus = {CPUS}\nmemory = \"{GUEST_MEMORY}\"\nkernel = {:?}\ncmdline = {arguments:?}\n",
+        kernel.display().to_string()
     );
     let file = VmFile::parse(&text, "benchmark")?;
     let bundle = workspace.target().join("bench.itb");
-    pack::write(&bundle, &pack::bundle(&file, Path::new(""), workspace, Arch::Aarch64)?)?;
-    let machine = qemu::Machine { gic: 3, cpu: Some(model(cpu)), smp: None };
-    let mut command = machine.command(Arch::Aarch64, cpus, HOST_MEMORY)?;
-    command.args(["-machine", "dtb-randomness=off"]);
-    qemu::boot(&mut command, &workspace.image(Arch::Aarch64), &bundle);
+    pack::write(&bundle, &pack::bundle(&file, Path::new(""), workspace, arch)?)?;
+    let machine = qemu::Machine { gic: 3, cpu: Some(cpu.to_string()), smp: None };
+    let mut command = machine.command(arch, cpus, HOST_MEMORY)?;
+    if arch == Arch::Aarch64 {
+        command.args(["-machine", "dtb-randomness=off"]);
+    }
+    qemu::boot(&mut command, &workspace.image(arch), &bundle);
     counting(&mut command);
-    output(command, times, LIMIT)
+    Ok(command)
+}
+
+/// What the image and a guest of ours, on its own on a machine with two CPUs, print until the machine is off.
+///
+/// # Errors
+/// When the emulator fails or takes too long.
+pub fn to_the_end(workspace: &Workspace, guest: &str) -> Result<String> {
+    let kernel = build::guest(workspace, Arch::Aarch64, guest);
+    let mut command = start(workspace, Arch::Aarch64, &kernel, "", &model(MODELS[0]), CPUS)?;
+    let shown = process::shown(&command);
+    let mut child = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()
+        .with_context(|| format!("can't start `{shown}`"))?;
+    let mut stdout = child.stdout.take().context("no output")?;
+    let (sender, output) = mpsc::channel();
+    thread::spawn(move || {
+        let mut bytes = Vec::new();
+        // Whoever waits for the text has given up if it can't be sent.
+        let _ = stdout.read_to_end(&mut bytes).map(|_| sender.send(bytes));
+    });
+    let bytes = output.recv_timeout(LIMIT);
+    // It may have ended already.
+    let _ = child.kill();
+    child.wait()?;
+    let bytes = bytes.with_context(|| format!("`{shown}` took too long"))?;
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
 /// What a reset took: from the time that the guest announced to its first instruction afterwards.
@@ -98,7 +145,9 @@ fn reset(output: &str) -> Result<Figures> {
     };
     let announced = row(before, "reset-physical").context("no time of the reset")?;
     let started = row(after, "start-physical").context("the guest did not start again")?;
-    Ok(Figures::from([("reset".to_string(), started.saturating_sub(announced))]))
+    let start = row(before, "start-virtual").context("no time of the start")?;
+    let reset = started.saturating_sub(announced);
+    Ok(Figures::from([("reset".to_string(), reset), ("start".to_string(), start)]))
 }
 
 /// Runs the emulator until the guest has come to its end `times` times, or by itself.
@@ -177,8 +226,9 @@ mod tests {
 
     #[test]
     fn a_reset_takes_from_its_announcement_to_the_next_start() {
-        let output = "bench start-physical 5\nbench reset-physical 100\nbench-end\nbench start-physical 130\n";
-        assert_eq!(reset(output).unwrap()["reset"], 30);
+        let output = "bench start-virtual 3\nbench start-physical 5\nbench reset-physical 100\nbench-end\nbench start-physical 130\n";
+        let figures = reset(output).unwrap();
+        assert_eq!((figures["reset"], figures["start"]), (30, 3));
         assert!(reset("bench start-physical 5\n").is_err());
     }
 }

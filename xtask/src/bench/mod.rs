@@ -12,7 +12,6 @@ pub mod report;
 pub mod rows;
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, ensure};
@@ -27,7 +26,7 @@ use linux::Payload;
 use peers::Peer;
 
 /// Why figures say nothing.
-const OTHER_PROFILE: &str = "CARGO_PROFILE_RELEASE_* in the environment changes the image";
+pub const OTHER_PROFILE: &str = "CARGO_PROFILE_RELEASE_* in the environment changes the image";
 
 /// Figures of a run with everything, which the documentation shows.
 const STORED: &str = "docs/performance.json";
@@ -81,9 +80,11 @@ pub fn run(workspace: &Workspace, options: &Options) -> Result<()> {
     let file = budget::file(workspace);
     if options.accept {
         ensure!(machine::is_release(), "these figures can't be the budget: {OTHER_PROFILE}");
-        fs::write(&file, Budget::text(&results))
-            .with_context(|| format!("can't write {}", file.display()))?;
-        println!("budget: {}", file.display());
+        let mut budget = Budget::read(&file)?;
+        for (model, figures) in &results.bunshin {
+            budget.set(model, figures);
+        }
+        budget.write(&file)?;
         return Ok(());
     }
     judge(workspace, &results)

@@ -27,13 +27,14 @@ const fn row(
 }
 
 /// Every row that is compared, in the order of the table.
-pub const ROWS: [Row; 17] = [
+pub const ROWS: [Row; 19] = [
     row(
         "hypercall",
         "hypercall, unknown function",
         Some(108),
         [Some(113), Some(1709), Some(1716), Some(1321)],
     ),
+    row("hypercall-service", "hypercall, unknown function of a service we have", None, [None; 4]),
     row("psci-version", "PSCI_VERSION", Some(138), [Some(187), Some(471), Some(1758), Some(1381)]),
     row(
         "id-register",
@@ -84,6 +85,7 @@ pub const ROWS: [Row; 17] = [
     row("eoi", "acknowledge and end", Some(0), [Some(0), Some(0), Some(0), Some(0)]),
     row("first-touch", "first access to memory", None, [None; 4]),
     row("vcpu-switch", "SGI to, and switch of, vCPUs that share a CPU", None, [None; 4]),
+    row("start", "start of a machine, to its first instruction", None, [None; 4]),
     row("reset", "reset of a machine of 256 MiB", None, [None; 4]),
 ];
 

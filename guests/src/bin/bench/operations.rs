@@ -9,6 +9,8 @@ use super::counter::{nanoseconds, now, repeat, row};
 
 /// A function of the board maker's service, which nobody has.
 const UNKNOWN: u64 = 0x8300_0099;
+/// A function of the hypervisor's own service that it does not have.
+const UNKNOWN_OF_SERVICE: u64 = 0x8600_0099;
 /// `UARTIMSC`: no interrupts.
 const UARTIMSC: u64 = 0x38;
 /// A shared interrupt without a device, and the register of its enable bit.
@@ -37,6 +39,7 @@ pub(crate) fn run() {
         unsafe { asm!("nop", options(nostack)) };
     });
     repeat("hypercall", || call(UNKNOWN));
+    repeat("hypercall-service", || call(UNKNOWN_OF_SERVICE));
     repeat("psci-version", || call(psci::function::VERSION));
     repeat("id-register", || {
         guests::mrs!("id_aa64pfr0_el1");
