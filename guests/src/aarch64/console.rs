@@ -15,6 +15,10 @@ pub const DR: u64 = 0x00;
 /// `UARTFR`.
 pub const FR: u64 = 0x18;
 const FR_TXFF: u32 = 1 << 5;
+/// `UARTCR`.
+pub const CR: u64 = 0x30;
+/// `UARTEN`, `TXE` and `RXE`.
+const CR_ENABLE: u32 = 1 << 0 | 1 << 8 | 1 << 9;
 /// Tries to get the lock before a dying guest prints without it.
 const PATIENCE: u32 = 1_000_000;
 
@@ -28,6 +32,11 @@ pub fn base() -> u64 {
 
 pub(super) fn set_base(base: u64) {
     BASE.store(base, Ordering::Relaxed);
+}
+
+/// Has the port transmit and receive, whatever was written to its control register.
+pub fn enable() {
+    mmio::write32(base() + CR, CR_ENABLE);
 }
 
 struct Port;
