@@ -271,7 +271,8 @@ fn balloon(arch: Arch) -> Result<()> {
     resize(&mut emulator, 256, |own| own > SMALL)?;
     // All of it can be used.
     shell_of(&mut emulator, 1)?;
-    let work = "dd if=/dev/urandom of=/tmp/a bs=1M count=40 2> /dev/null; cp /tmp/a /tmp/b; cmp /tmp/a /tmp/b && echo sa''me";
+    let work = "mount -t tmpfs -o size=100m all /mnt; cd /mnt; \
+                dd if=/dev/urandom of=a bs=1M count=40 2> /dev/null; cp a b; cmp a b && echo sa''me";
     let same = shell(&mut emulator, work)?;
     ensure!(same.ends_with("same"), "{same}");
     println!(

@@ -217,7 +217,7 @@ fn errors_about_devices_name_the_file_and_the_line() {
             replace("size = \"1M\"", "size = \"1M\"\nformat = \"ext4\""),
             "f:2: vm \"web\": disk 0: e",
         ),
-        (replace("size = \"1M\"", "format = \"fat\""), "f:13: unknown variant `fat`"),
+        (replace("size = \"1M\"", "format = \"fat\""), "f:14: unknown variant `fat`"),
         (replace("size = \"1M\"", "size = 0"), "f:2: vm \"web\": disk 0: size of 0 bytes is not"),
         (replace("size = \"1M\"", "size = 513"), "f:2: vm \"web\": disk 0: size of 513 bytes is "),
         (replace("size = \"1M\"", "partition = 1"), "f:2: vm \"web\": disk 0: partition belongs"),
