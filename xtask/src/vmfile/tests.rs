@@ -231,9 +231,9 @@ fn errors_about_devices_name_the_file_and_the_line() {
         (replace("vlan = 4094", "vlan = 4095"), "f:2: vm \"web\": net 1: vlan = 4095: a VLAN is"),
         (
             replace("52:54:00:00:01:02", "53:54:00:00:01:02"),
-            "f:26: mac \"53:54:00:00:01:02\" is no",
+            "f:27: mac \"53:54:00:00:01:02\" is no",
         ),
-        (replace("52:54:00:00:01:02", "52:54:00:00:01"), "f:26: mac \"52:54:00:00:01\" is not six"),
+        (replace("52:54:00:00:01:02", "52:54:00:00:01"), "f:27: mac \"52:54:00:00:01\" is not six"),
         (
             replace("52:54:00:00:01:02", "52:54:00:00:00:00"),
             "f:2: vm \"web\": net 1: vm \"web\" has a",
@@ -242,14 +242,14 @@ fn errors_about_devices_name_the_file_and_the_line() {
             replace("/pl061", "pl061"),
             "f:2: vm \"web\": device 0: path \"pl061@9030000\" does not s",
         ),
-        (replace("vlan = 7", "vlan = 0"), "f:32: uplink: vlan = 0: a VLAN is 1 to 4094"),
-        (format!("{RICH}[[uplink]]\n"), "f:34: uplink: nic = 0: another uplink has it"),
+        (replace("vlan = 7", "vlan = 0"), "f:33: uplink: vlan = 0: a VLAN is 1 to 4094"),
+        (format!("{RICH}[[uplink]]\n"), "f:35: uplink: nic = 0: another uplink has it"),
         (
             replace(
                 "[[uplink]]",
                 "[[vm]]\nname = \"db\"\nmemory = \"2M\"\nkernel = \"k\"\n[[vm.disk]]\nhost = 1\n[[uplink]]",
             ),
-            "f:32: vm \"db\": disk 0: vm \"web\" has the same host disk or partition",
+            "f:33: vm \"db\": disk 0: vm \"web\" has the same host disk or partition",
         ),
         (
             replace(
