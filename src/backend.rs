@@ -9,6 +9,8 @@ use crate::address::{CpuId, GuestAddress, Instant};
 use crate::exit::{Completion, Exit, PowerAnswer, RawExit};
 use crate::vcpu::VcpuHandle;
 
+pub use stage2::Provided;
+
 /// One architecture.
 pub trait Backend: Sized + Send + Sync + 'static {
     /// A virtual CPU's registers and how to run them.
@@ -73,17 +75,6 @@ pub enum Reset {
     More(u64),
     /// The virtual machine can start.
     Ready(BootState),
-}
-
-/// What became of an address that a guest touched.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Provided {
-    /// There is memory: the guest may try again.
-    Present,
-    /// The address is not memory.
-    NotMemory,
-    /// The guest gave it up, and the host has none to give back.
-    Short,
 }
 
 /// Where the first virtual CPU starts.

@@ -15,7 +15,7 @@ use bunshin::virtio::balloon::PageOwner;
 use spin::RwLock;
 use stage2::{
     BLOCK, FrameSource, GuestMap, IntermediateAddress, PageTable, PhysicalAddress, Piece, Vmid,
-    VmidTag, Vmsa,
+    VmidTag, Vmsa, allocate_pieces, for_each_part,
 };
 
 use crate::el2::host::host;
@@ -25,8 +25,6 @@ use crate::el2::{frames, mmu};
 
 /// Largest piece: what one entry of level 1 maps.
 const MAX_PIECE: u64 = 1 << 30;
-/// Pages that one call of the table takes.
-const BATCH: usize = 256;
 /// How often an access looks for memory that the guest gives up at the same time.
 const TRIES: usize = 16;
 
@@ -60,7 +58,10 @@ impl Ram {
     /// pieces there are, and maps them. With `elastic`, the guest may give parts back. `None` when
     /// the host has too little.
     pub(crate) fn allocate(base: u64, size: u64, elastic: bool) -> Option<Self> {
-        Self::map(base, size, allocate_pieces(base, size)?, elastic)
+        let range = base..base.checked_add(size)?;
+        let pieces = allocate_pieces(Some(range), MAX_PIECE, frames::allocate);
+        let pieces = pieces.inspect_err(|pieces| give_pieces(pieces)).ok()?;
+        Self::map(base, size, pieces, elastic)
     }
 
     /// Allocates `size` bytes of the host's memory in one range inside of `within`, which the guest sees at the same
@@ -116,7 +117,7 @@ impl Ram {
         &self,
         address: GuestAddress,
         size: u64,
-        mut each: impl FnMut(u64, u64),
+        each: impl FnMut(u64, u64),
     ) -> Result<(), OutOfMemoryRange> {
         let refused = OutOfMemoryRange { address, size };
         if !self.contains(address.0, size) {
@@ -125,18 +126,7 @@ impl Ram {
         if self.elastic {
             return self.elastic_parts(address.0, size, each).ok_or(refused);
         }
-        let mut at = address.0;
-        let mut left = size;
-        for piece in &self.pieces {
-            let end = piece.guest.0 + piece.bytes;
-            if left > 0 && at >= piece.guest.0 && at < end {
-                let part = left.min(end - at);
-                each(piece.host.0 + (at - piece.guest.0), part);
-                at += part;
-                left -= part;
-            }
-        }
-        Ok(())
+        for_each_part(|at| self.home(at), address.0, size, each).map_err(|_| refused)
     }
 
     /// The same by the table, with its lock held meanwhile. What is absent comes back first; `None`
@@ -144,10 +134,10 @@ impl Ram {
     fn elastic_parts(&self, start: u64, size: u64, mut each: impl FnMut(u64, u64)) -> Option<()> {
         for _ in 0..TRIES {
             let translation = self.translation.read();
-            let absent = for_each_part(&translation.map, start, size, |_, _| {});
-            let Some(absent) = absent else {
-                for_each_part(&translation.map, start, size, &mut each);
-                return Some(());
+            let find = |at| translation.map.find(&FrameTables, IntermediateAddress(at));
+            let Err(absent) = for_each_part(find, start, size, |_, _| {}) else {
+                // The lock is still held: all of it is there.
+                return for_each_part(find, start, size, &mut each).ok();
             };
             drop(translation);
             if self.provide(absent, true) != Provided::Present {
@@ -163,11 +153,7 @@ impl Ram {
         let mut tlb = translation.tlb();
         let address = IntermediateAddress(address);
         let (tables, frames) = (&mut FrameTables, &mut HostFrames);
-        match translation.map.provide(tables, &mut tlb, frames, address, whole) {
-            stage2::Provided::Present => Provided::Present,
-            stage2::Provided::NotMemory => Provided::NotMemory,
-            stage2::Provided::Short => Provided::Short,
-        }
+        translation.map.provide(tables, &mut tlb, frames, address, whole)
     }
 
     /// Bytes that the guest gave up.
@@ -181,7 +167,7 @@ impl Ram {
         if !self.elastic {
             // A piece is made of whole blocks.
             if let Some((host, _)) = self.home(address) {
-                zero(host, BLOCK);
+                zero(host.0, BLOCK);
             }
             return;
         }
@@ -197,7 +183,7 @@ impl Ram {
         let address = self.base + offset;
         if !self.elastic {
             if let Some((host, _)) = self.home(address) {
-                mmu::clean(host, BLOCK);
+                mmu::clean(host.0, BLOCK);
             }
             return;
         }
@@ -218,59 +204,9 @@ impl Ram {
     }
 
     /// The host address of guest memory that is never given up, and how many bytes follow.
-    fn home(&self, address: u64) -> Option<(u64, u64)> {
-        self.pieces.iter().find_map(|piece| {
-            let offset = address.checked_sub(piece.guest.0).filter(|o| *o < piece.bytes)?;
-            Some((piece.host.0 + offset, piece.bytes - offset))
-        })
+    fn home(&self, address: u64) -> Option<(PhysicalAddress, u64)> {
+        self.pieces.iter().find_map(|piece| piece.home(address))
     }
-}
-
-/// Calls `each` with host address and length of the parts of a range up to the first address that is
-/// absent, which it gives.
-fn for_each_part(
-    map: &GuestMap<Vmsa>,
-    start: u64,
-    size: u64,
-    mut each: impl FnMut(u64, u64),
-) -> Option<u64> {
-    let mut at = start;
-    let end = start + size;
-    while at < end {
-        let Some((host, room)) = map.find(&FrameTables, IntermediateAddress(at)) else {
-            return Some(at);
-        };
-        let part = room.min(end - at);
-        each(host.0, part);
-        at += part;
-    }
-    None
-}
-
-fn allocate_pieces(base: u64, size: u64) -> Option<Vec<Piece>> {
-    let mut pieces = Vec::new();
-    let mut guest = base;
-    let end = base.checked_add(size)?;
-    let mut limit = MAX_PIECE;
-    while guest < end {
-        // As large as fits and as the guest's address is aligned.
-        let rest = (end - guest).checked_ilog2().map_or(BLOCK, |log| 1 << log);
-        let alignment = 1u64 << guest.trailing_zeros().min(62);
-        let bytes = limit.min(rest).min(alignment);
-        match frames::allocate(bytes) {
-            Some(host) => {
-                let (start, host) = (IntermediateAddress(guest), PhysicalAddress(host));
-                pieces.push(Piece { guest: start, host, bytes });
-                guest += bytes;
-            }
-            None if bytes > BLOCK => limit = bytes / 2,
-            None => {
-                give_pieces(&pieces);
-                return None;
-            }
-        }
-    }
-    Some(pieces)
 }
 
 fn give_pieces(pieces: &[Piece]) {
@@ -289,16 +225,10 @@ impl Drop for Ram {
 
 impl PageOwner for Ram {
     fn take(&self, pages: &[GuestAddress]) {
-        for pages in pages.chunks(BATCH) {
-            let mut addresses = [IntermediateAddress(0); BATCH];
-            let addresses = addresses.get_mut(..pages.len()).unwrap_or_default();
-            for (address, page) in addresses.iter_mut().zip(pages) {
-                *address = IntermediateAddress(page.0);
-            }
-            let mut translation = self.translation.write();
-            let mut tlb = translation.tlb();
-            translation.map.surrender(&mut FrameTables, &mut tlb, &mut HostFrames, addresses);
-        }
+        let mut translation = self.translation.write();
+        let mut tlb = translation.tlb();
+        let pages = pages.iter().map(|page| page.0);
+        translation.map.surrender(&mut FrameTables, &mut tlb, &mut HostFrames, pages);
     }
 
     fn give_back(&self, pages: &[GuestAddress]) {

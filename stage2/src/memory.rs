@@ -8,7 +8,7 @@
 use alloc::vec::Vec;
 
 use crate::{
-    Attributes, Error, Format, IntermediateAddress, Mapping, PageTable, PhysicalAddress,
+    Attributes, Error, Format, IntermediateAddress, Mapping, PageTable, PhysicalAddress, Piece,
     TableMemory, TlbMaintenance,
 };
 
@@ -16,6 +16,8 @@ use crate::{
 pub const PAGE: u64 = 4096;
 /// Bytes that come back together where all of them are absent.
 pub const BLOCK: u64 = 2 << 20;
+/// Pages that are looked at together: pages of one granule that are named so far apart stay.
+const SORTED: usize = 256;
 /// Pages that leave the table with one invalidation.
 const BATCH: usize = 64;
 
@@ -34,24 +36,6 @@ pub trait FrameSource {
 
     /// Fills memory of a guest with zeros.
     fn clear(&mut self, address: PhysicalAddress, bytes: u64);
-}
-
-/// A piece of guest memory and its home. All three are multiples of [`BLOCK`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Piece {
-    /// First address for the guest.
-    pub guest: IntermediateAddress,
-    /// First address of its home.
-    pub host: PhysicalAddress,
-    /// Length in bytes.
-    pub bytes: u64,
-}
-
-impl Piece {
-    fn home(&self, address: u64) -> Option<PhysicalAddress> {
-        let offset = address.checked_sub(self.guest.0).filter(|offset| *offset < self.bytes)?;
-        self.host.0.checked_add(offset).map(PhysicalAddress)
-    }
 }
 
 /// What became of an address that a guest touched.
@@ -134,23 +118,40 @@ impl<F: Format> GuestMap<F> {
 
     /// Takes the pages at `pages` (multiples of [`PAGE`]) out of the table and gives their frames
     /// back. Pages that are no memory or given up already are left out, as are those whose table
-    /// entry spans more than the pages named here. Sorts `pages`. Gives the number of bytes taken.
+    /// entry spans more than the pages that are named near it. Gives the number of bytes taken.
     pub fn surrender(
         &mut self,
         tables: &mut impl TableMemory,
         tlb: &mut impl TlbMaintenance,
         frames: &mut impl FrameSource,
-        pages: &mut [IntermediateAddress],
+        pages: impl IntoIterator<Item = u64>,
     ) -> u64 {
-        pages.sort_unstable();
-        let granule = self.granule();
         let before = self.absent;
+        let mut pages = pages.into_iter().peekable();
+        while pages.peek().is_some() {
+            let mut named = [0; SORTED];
+            let count = named.iter_mut().zip(&mut pages).map(|(place, page)| *place = page).count();
+            let named = named.get_mut(..count).unwrap_or_default();
+            named.sort_unstable();
+            self.surrender_sorted(tables, tlb, frames, named);
+        }
+        self.absent.saturating_sub(before)
+    }
+
+    fn surrender_sorted(
+        &mut self,
+        tables: &mut impl TableMemory,
+        tlb: &mut impl TlbMaintenance,
+        frames: &mut impl FrameSource,
+        pages: &[u64],
+    ) {
+        let granule = self.granule();
         let mut batch = [(IntermediateAddress(0), PhysicalAddress(0)); BATCH];
         let mut filled = 0usize;
         // The granule that is being named, and how much of it.
         let (mut start, mut named) = (0u64, 0u64);
         let mut last = None;
-        for page in pages.iter().map(|page| page.0) {
+        for page in pages.iter().copied() {
             if last.replace(page) == Some(page) {
                 continue;
             }
@@ -177,7 +178,6 @@ impl<F: Format> GuestMap<F> {
             }
         }
         self.remove(tables, tlb, frames, batch.get(..filled).unwrap_or_default());
-        self.absent.saturating_sub(before)
     }
 
     /// Unmaps granules and gives their frames away.
@@ -230,7 +230,7 @@ impl<F: Format> GuestMap<F> {
         bytes: u64,
     ) -> bool {
         let start = address & !bytes.wrapping_sub(1);
-        let Some(home) = self.piece(start).and_then(|piece| piece.home(start)) else {
+        let Some((home, _)) = self.piece(start).and_then(|piece| piece.home(start)) else {
             return false;
         };
         let (host, at_home) = match frames.take_at(home, bytes) {

@@ -17,7 +17,7 @@ use bunshin::virtio::balloon::PageOwner;
 use spin::{Once, RwLock};
 use stage2::{
     BLOCK, FrameSource, GuestMap, IntermediateAddress, PageTable, PhysicalAddress, Piece,
-    TableMemory, TlbMaintenance,
+    TableMemory, TlbMaintenance, allocate_pieces, for_each_part,
 };
 use x86_backend::machine::layout;
 use x86_backend::paging::Nested;
@@ -30,8 +30,6 @@ use crate::host::{self, memory};
 const MAX_PIECE: u64 = 1 << 30;
 /// Bytes of a page of the tables.
 const PAGE: u64 = 4096;
-/// Pages that one call of the tables takes.
-const BATCH: usize = 256;
 /// How often an access looks for memory that the guest gives up at the same time.
 const TRIES: usize = 16;
 
@@ -58,7 +56,10 @@ impl Ram {
         format: Nested,
         elastic: Option<usize>,
     ) -> Result<Self, &'static str> {
-        let pieces = allocate(size).ok_or("not enough memory is left; give it less")?;
+        let ranges = layout::memory(size).map(|range| range.start..range.start + range.size);
+        let pieces = allocate_pieces(ranges, MAX_PIECE, memory::allocate);
+        let pieces = pieces.inspect_err(|pieces| give_all(pieces));
+        let pieces = pieces.map_err(|_| "not enough memory is left; give it less")?;
         let map = PageTable::new(format, &mut Tables)
             .and_then(|table| GuestMap::new(table, &mut Tables, &mut NotRunning, pieces.clone()));
         let Ok(map) = map else {
@@ -126,22 +127,15 @@ impl Ram {
     }
 
     /// Host address of memory that is never given up, and how many bytes follow in one piece.
-    fn home(&self, address: u64) -> Option<(u64, u64)> {
-        let piece =
-            self.pieces.iter().find(|piece| address.wrapping_sub(piece.guest.0) < piece.bytes)?;
-        let inside = address.wrapping_sub(piece.guest.0);
-        Some((piece.host.0.wrapping_add(inside), piece.bytes.wrapping_sub(inside)))
+    fn home(&self, address: u64) -> Option<(PhysicalAddress, u64)> {
+        self.pieces.iter().find_map(|piece| piece.home(address))
     }
 
     /// Gives the guest memory at `address` again; with `whole`, a block of it where all of that is absent.
     pub(crate) fn provide(&self, address: u64, whole: bool) -> Provided {
         let (address, frames) = (IntermediateAddress(address), &mut HostFrames);
         let mut map = self.map.write();
-        match map.provide(&mut Tables, &mut self.tlb(), frames, address, whole) {
-            stage2::Provided::Present => Provided::Present,
-            stage2::Provided::NotMemory => Provided::NotMemory,
-            stage2::Provided::Short => Provided::Short,
-        }
+        map.provide(&mut Tables, &mut self.tlb(), frames, address, whole)
     }
 
     /// Bytes that the guest gave up.
@@ -149,29 +143,26 @@ impl Ram {
         if self.elastic.is_some() { self.map.read().absent() } else { 0 }
     }
 
-    /// Calls `copy(host address, offset, size)` for each contiguous part of
-    /// the range, after all of it was found to be memory.
-    fn for_each(
+    /// Calls `each` with host address and length of the contiguous parts of the range, after all of it
+    /// was found to be memory.
+    fn parts(
         &self,
         address: GuestAddress,
-        size: usize,
-        mut copy: impl FnMut(u64, usize, usize),
+        size: u64,
+        mut each: impl FnMut(u64, u64),
     ) -> Result<(), OutOfMemoryRange> {
-        let refused = OutOfMemoryRange { address, size: size as u64 };
+        let refused = OutOfMemoryRange { address, size };
         if self.elastic.is_none() {
             let find = |at| self.home(at);
-            for_each_part(find, address.0, size, |_, _, _| {}).map_err(|_| refused)?;
-            return for_each_part(find, address.0, size, copy).map_err(|_| refused);
+            for_each_part(find, address.0, size, |_, _| {}).map_err(|_| refused)?;
+            return for_each_part(find, address.0, size, each).map_err(|_| refused);
         }
         for _ in 0..TRIES {
             let map = self.map.read();
-            let find = |at| {
-                let found = map.find(&Tables, IntermediateAddress(at));
-                found.map(|(host, room)| (host.0, room))
-            };
-            let Err(absent) = for_each_part(find, address.0, size, |_, _, _| {}) else {
+            let find = |at| map.find(&Tables, IntermediateAddress(at));
+            let Err(absent) = for_each_part(find, address.0, size, |_, _| {}) else {
                 // The lock is still held: all of it is there.
-                return for_each_part(find, address.0, size, &mut copy).map_err(|_| refused);
+                return for_each_part(find, address.0, size, &mut each).map_err(|_| refused);
             };
             drop(map);
             if self.provide(absent, true) != Provided::Present {
@@ -180,56 +171,6 @@ impl Ram {
         }
         Err(refused)
     }
-}
-
-/// Calls `each(host address, offset, size)` for each contiguous part of a range, up to the first address
-/// that `find` does not know, which is the error.
-fn for_each_part(
-    find: impl Fn(u64) -> Option<(u64, u64)>,
-    start: u64,
-    size: usize,
-    mut each: impl FnMut(u64, usize, usize),
-) -> Result<(), u64> {
-    let mut done = 0usize;
-    while done < size {
-        let at = start.checked_add(done as u64).ok_or(u64::MAX)?;
-        let (host, room) = find(at).ok_or(at)?;
-        let part = usize::try_from(room).unwrap_or(usize::MAX).min(size - done);
-        each(host, done, part);
-        done += part;
-    }
-    Ok(())
-}
-
-/// Takes memory for a guest, by the largest pieces there are.
-fn allocate(size: u64) -> Option<Vec<Piece>> {
-    let mut pieces = Vec::new();
-    let (mut guest, mut left) = (0u64, size);
-    let mut limit = MAX_PIECE;
-    while left != 0 {
-        if guest == layout::DEVICES {
-            guest = layout::MEMORY_ABOVE_4G;
-        }
-        // As large as fits and as the guest's address is aligned. The end of memory below the
-        // devices is a multiple of the largest piece.
-        let fits = left.checked_ilog2().map_or(BLOCK, |log| 1 << log);
-        let alignment = 1u64 << guest.trailing_zeros().min(62);
-        let bytes = limit.min(fits).min(alignment);
-        match memory::allocate(bytes) {
-            Some(host) => {
-                let (start, host) = (IntermediateAddress(guest), PhysicalAddress(host));
-                pieces.push(Piece { guest: start, host, bytes });
-                guest += bytes;
-                left = left.checked_sub(bytes)?;
-            }
-            None if bytes > BLOCK => limit = bytes / 2,
-            None => {
-                give_all(&pieces);
-                return None;
-            }
-        }
-    }
-    Some(pieces)
 }
 
 fn give_all(pieces: &[Piece]) {
@@ -246,15 +187,9 @@ impl Drop for Ram {
 
 impl PageOwner for Ram {
     fn take(&self, pages: &[GuestAddress]) {
-        for pages in pages.chunks(BATCH) {
-            let mut addresses = [IntermediateAddress(0); BATCH];
-            let addresses = addresses.get_mut(..pages.len()).unwrap_or_default();
-            for (address, page) in addresses.iter_mut().zip(pages) {
-                *address = IntermediateAddress(page.0);
-            }
-            let mut map = self.map.write();
-            map.surrender(&mut Tables, &mut self.tlb(), &mut HostFrames, addresses);
-        }
+        let pages = pages.iter().map(|page| page.0);
+        let mut map = self.map.write();
+        map.surrender(&mut Tables, &mut self.tlb(), &mut HostFrames, pages);
     }
 
     fn give_back(&self, pages: &[GuestAddress]) {
@@ -271,26 +206,38 @@ impl PageOwner for Ram {
 
 impl GuestMemory for Ram {
     fn read(&self, address: GuestAddress, bytes: &mut [u8]) -> Result<(), OutOfMemoryRange> {
-        let target = bytes.as_mut_ptr();
-        self.for_each(address, bytes.len(), |host, offset, size| {
-            // SAFETY: `for_each` stays within the slice and the guest's memory. The guest may write
-            // meanwhile; bytes are bytes.
-            unsafe { core::ptr::copy_nonoverlapping(host as *const u8, target.add(offset), size) }
+        let mut done = 0;
+        self.parts(address, bytes.len() as u64, |host, part| {
+            let part = part as usize;
+            if let Some(target) = bytes.get_mut(done..done + part) {
+                // SAFETY: the piece is this guest's memory and mapped; a guest
+                // that writes at the same time tears only its own values.
+                unsafe {
+                    core::ptr::copy_nonoverlapping(host as *const u8, target.as_mut_ptr(), part);
+                }
+            }
+            done += part;
         })
     }
 
     fn write(&self, address: GuestAddress, bytes: &[u8]) -> Result<(), OutOfMemoryRange> {
-        let source = bytes.as_ptr();
-        self.for_each(address, bytes.len(), |host, offset, size| {
-            // SAFETY: as for reading.
-            unsafe { core::ptr::copy_nonoverlapping(source.add(offset), host as *mut u8, size) }
+        let mut done = 0;
+        self.parts(address, bytes.len() as u64, |host, part| {
+            let part = part as usize;
+            if let Some(source) = bytes.get(done..done + part) {
+                // SAFETY: as in `read`.
+                unsafe {
+                    core::ptr::copy_nonoverlapping(source.as_ptr(), host as *mut u8, part);
+                }
+            }
+            done += part;
         })
     }
 
     fn load_u16(&self, address: GuestAddress) -> Result<u16, OutOfMemoryRange> {
         let mut value = 0;
-        self.for_each(address, 2, |host, _, size| {
-            if let Some(cell) = cell_u16(host, size) {
+        self.parts(address, 2, |host, part| {
+            if let Some(cell) = cell_u16(host, part) {
                 value = cell.load(Ordering::Relaxed);
             }
         })?;
@@ -298,8 +245,8 @@ impl GuestMemory for Ram {
     }
 
     fn store_u16(&self, address: GuestAddress, value: u16) -> Result<(), OutOfMemoryRange> {
-        self.for_each(address, 2, |host, _, size| {
-            if let Some(cell) = cell_u16(host, size) {
+        self.parts(address, 2, |host, part| {
+            if let Some(cell) = cell_u16(host, part) {
                 cell.store(value.to_le(), Ordering::Relaxed);
             }
         })
@@ -307,10 +254,10 @@ impl GuestMemory for Ram {
 }
 
 /// The 2 bytes at `host`, which is a guest's memory; `None` unless they are aligned and all there.
-fn cell_u16<'a>(host: u64, size: usize) -> Option<&'a AtomicU16> {
-    // SAFETY: a guest's memory stays mapped here, and its own while `for_each` calls; it is
+fn cell_u16<'a>(host: u64, part: u64) -> Option<&'a AtomicU16> {
+    // SAFETY: a guest's memory stays mapped here, and its own while `parts` calls; it is
     // only the guest that may write at the same time.
-    (size == 2 && host.is_multiple_of(2)).then(|| unsafe { AtomicU16::from_ptr(host as *mut u16) })
+    (part == 2 && host.is_multiple_of(2)).then(|| unsafe { AtomicU16::from_ptr(host as *mut u16) })
 }
 
 /// Free memory as guests' memory comes out of it and goes back.

@@ -116,8 +116,8 @@ impl<F: Format + Copy> Guest<F> {
     }
 
     fn surrender(&mut self, pages: &[u64]) -> u64 {
-        let mut pages: Vec<_> = pages.iter().map(|page| IntermediateAddress(*page)).collect();
-        self.call(|map, tables, tlb, frames| map.surrender(tables, tlb, frames, &mut pages))
+        let pages = pages.iter().copied();
+        self.call(|map, tables, tlb, frames| map.surrender(tables, tlb, frames, pages))
     }
 
     fn provide(&mut self, address: u64, whole: bool) -> Provided {

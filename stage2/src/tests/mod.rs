@@ -8,5 +8,6 @@ mod memory;
 mod model;
 mod operations;
 mod out_of_memory;
+mod pieces;
 mod sequences;
 mod vmids;
