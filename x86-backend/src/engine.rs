@@ -7,7 +7,8 @@ use alloc::vec::Vec;
 use bunshin::bus::Width;
 use bunshin::exit::RawExit;
 use x86_backend::event::Event;
-use x86_backend::machine::registers::{InitialState, Segment};
+use x86_backend::machine::decode::TableName;
+use x86_backend::machine::registers::{InitialState, Segment, Table};
 use x86_backend::state::{Registers, SegmentName};
 
 /// Why a guest stopped, by meaning; the same for both vendors.
@@ -54,6 +55,8 @@ pub(crate) enum Cause {
     Undefined,
     /// An instruction or operand that is not allowed.
     Forbidden,
+    /// An instruction in real mode that the processor does not execute there ([`Engine::real_mode`]).
+    Refused,
     /// The guest shut itself down.
     TripleFault,
     /// A task switch, which only 32-bit guests of a kind not supported make.
@@ -147,6 +150,37 @@ pub(crate) struct Features {
     pub(crate) invpcid: bool,
 }
 
+/// What the hypervisor needs to do real mode's part for a processor that does not have it for guests:
+/// the guest runs all but refused instructions, and no event reaches it but by its registers.
+pub(crate) trait RealMode {
+    /// The guest's descriptor-table register.
+    fn table(&self, name: TableName) -> Table;
+
+    /// Sets it.
+    fn set_table(&mut self, name: TableName, table: Table);
+
+    /// Loads CS with a selector.
+    fn load_code(&mut self, selector: u16);
+
+    /// Holds back non-maskable interrupts until the guest executes IRET.
+    fn block_nmi(&mut self);
+
+    /// A debug register, 0 to 7.
+    fn debug(&self, number: u8) -> u64;
+
+    /// Sets it to the low half of `value`.
+    fn set_debug(&mut self, number: u8, value: u64);
+}
+
+/// A page that a processor must find in the memory of each guest, which only reads it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct GuestPage {
+    /// Where the guest has it; no memory is there.
+    pub(crate) guest: u64,
+    /// Where it is.
+    pub(crate) host: u64,
+}
+
 /// One virtual CPU on one vendor's hardware.
 pub(crate) trait Engine: Send + Sized + 'static {
     /// Name for the log.
@@ -157,6 +191,11 @@ pub(crate) trait Engine: Send + Sized + 'static {
 
     /// What this processor has of that which others lack, for the log.
     fn options() -> Vec<&'static str>;
+
+    /// What must be in the memory of each guest.
+    fn guest_page() -> Option<GuestPage> {
+        None
+    }
 
     /// Makes the control structures of a virtual CPU. `tables` is the root
     /// of the second translation stage.
@@ -241,6 +280,17 @@ pub(crate) trait Engine: Send + Sized + 'static {
     /// Gives the hardware the four page-directory pointers of a guest with PAE
     /// paging, after a control register was written for it.
     fn set_directory_pointers(&mut self, entries: [u64; 4]);
+
+    /// The way to do real mode's part while the guest is in it; `None` where the processor does all of it.
+    #[inline]
+    fn real_mode(&mut self) -> Option<&mut dyn RealMode> {
+        None
+    }
+
+    /// What is known of why the hardware refused the guest's state.
+    fn refusal(&self) -> Option<&'static str> {
+        None
+    }
 
     /// The last exit in the hardware's words.
     fn raw(&self) -> RawExit;

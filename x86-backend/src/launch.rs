@@ -187,7 +187,11 @@ fn make_vm<E: Engine>(
         ));
     }
     let format = Nested { kind, huge, physical_bits: host::physical_bits() };
-    let ram = Ram::new(config.memory, format, config.balloon.then_some(config.vcpus as usize))?;
+    let elastic = config.balloon.then_some(config.vcpus as usize);
+    let mut ram = Ram::new(config.memory, format, elastic)?;
+    if let Some(page) = E::guest_page() {
+        ram.show(page)?;
+    }
     let facts = Facts {
         vcpus: config.vcpus,
         tsc_khz: timer_clock().tsc_khz,

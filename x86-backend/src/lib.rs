@@ -21,6 +21,7 @@ pub mod controls;
 pub mod event;
 pub mod machine;
 pub mod paging;
+pub mod restricted;
 pub mod scrub;
 pub mod shootdown;
 pub mod state;

@@ -16,14 +16,15 @@ use bunshin::vcpu::VcpuHandle;
 use bunshin::virtio::balloon::PageOwner;
 use spin::{Once, RwLock};
 use stage2::{
-    BLOCK, FrameSource, GuestMap, IntermediateAddress, PageTable, PhysicalAddress, Piece,
-    TableMemory, TlbMaintenance, allocate_pieces, for_each_part,
+    Attributes, BLOCK, FrameSource, GuestMap, IntermediateAddress, PageTable, PhysicalAddress,
+    Piece, TableMemory, TlbMaintenance, allocate_pieces, for_each_part,
 };
 use x86_backend::machine::layout;
 use x86_backend::paging::Nested;
 use x86_backend::scrub::scrub;
 use x86_backend::shootdown::Shootdown;
 
+use crate::engine::GuestPage;
 use crate::host::{self, memory};
 
 /// Largest piece: what one entry of the third level maps.
@@ -69,6 +70,19 @@ impl Ram {
         let root = map.table().root().0;
         let (elastic, vcpus) = (elastic.map(Shootdown::new), Once::new());
         Ok(Ram { pieces, root, elastic, vcpus, map: RwLock::new(map) })
+    }
+
+    /// Shows the guest a page, which it can read and nothing else. No memory is there.
+    ///
+    /// # Errors
+    /// What is short.
+    pub(crate) fn show(&mut self, page: GuestPage) -> Result<(), &'static str> {
+        let (guest, host) = (IntermediateAddress(page.guest), PhysicalAddress(page.host));
+        let attributes = Attributes { execute: false, ..Attributes::ROM };
+        let map = self.map.get_mut().table_mut();
+        map.map(&mut Tables, &mut NotRunning, guest, host, PAGE, attributes).map_err(
+            |_| "the page that this processor needs in the guest's memory cannot be mapped",
+        )
     }
 
     /// Physical address of the root table.

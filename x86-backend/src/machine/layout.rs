@@ -26,6 +26,10 @@ pub const VIRTIO_FIRST_IRQ: u8 = 5;
 /// [`VIRTIO_FIRST_IRQ`] on.
 pub const VIRTIO_SLOTS: u8 = super::ioapic::PINS - VIRTIO_FIRST_IRQ;
 
+/// A page directory that some processors need for guests without paging
+/// ([`crate::restricted`]), where PCs have firmware: nothing says that anything is here, and it is read-only.
+pub const PAGE_DIRECTORY: u64 = 0xfffb_c000;
+
 /// A range of guest memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Memory {

@@ -53,6 +53,11 @@ impl Events {
             None => self.shutdown = true,
         }
     }
+
+    /// The processor finds no way to go on.
+    pub(super) fn shut_down(&mut self) {
+        self.shutdown = true;
+    }
 }
 
 impl<E: Engine> X86Vcpu<E> {
@@ -76,10 +81,10 @@ impl<E: Engine> X86Vcpu<E> {
         if self.apic.activity() == Activity::WaitForSipi || core::mem::take(&mut self.halted) {
             return Some(Exit::Idle);
         }
+        self.inject();
         if self.events.shutdown {
             return Some(self.shut_down());
         }
-        self.inject();
         self.engine.set_task_priority(self.apic.cr8());
         PerCpu::current().timer.set_guest(self.next_deadline());
         None
@@ -114,15 +119,15 @@ impl<E: Engine> X86Vcpu<E> {
 
     fn inject(&mut self) {
         let injected = if let Some(event) = self.events.exception.take() {
-            self.engine.inject(event);
+            self.deliver(event);
             true
         } else if let Some(event) = self.events.interrupted.take() {
-            self.engine.inject(event);
+            self.deliver(event);
             true
         } else if self.events.nmi.pending && !self.events.nmi.blocked && !self.engine.in_shadow() {
             self.events.nmi.pending = false;
             self.events.nmi.blocked = true;
-            self.engine.inject(Event::nmi());
+            self.deliver(Event::nmi());
             self.engine.want_nmi_window(true);
             true
         } else {
@@ -141,7 +146,7 @@ impl<E: Engine> X86Vcpu<E> {
                 vector.filter(|vector| self.apic.accept(*vector))
             };
             if let Some(vector) = vector {
-                self.engine.inject(Event::external(vector));
+                self.deliver(Event::external(vector));
             }
             if self.apic.pending_vector().is_none() {
                 self.engine.want_interrupt_window(None);

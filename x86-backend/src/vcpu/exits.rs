@@ -139,8 +139,15 @@ impl<E: Engine> X86Vcpu<E> {
                 self.raise_fault(event::GENERAL_PROTECTION);
                 ExitKind::Injected
             }
+            Cause::Refused => return self.execute_refused(),
             Cause::TripleFault => return Some(self.shut_down()),
-            Cause::InvalidState => return Some(Exit::Fatal(Fatal::InvalidState)),
+            Cause::InvalidState => {
+                if let Some(reason) = self.engine.refusal() {
+                    let (name, vcpu) = (&self.pc.name, self.handle.id().0);
+                    log::error!("vm \"{name}\": vcpu {vcpu}: {reason}");
+                }
+                return Some(Exit::Fatal(Fatal::InvalidState));
+            }
             Cause::TaskSwitch | Cause::Unknown => return Some(Exit::Fatal(Fatal::Unknown)),
         };
         self.handle.exits.count(kind);

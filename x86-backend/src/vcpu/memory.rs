@@ -57,7 +57,7 @@ impl<E: Engine> X86Vcpu<E> {
     /// Moves on past the instruction that exited. `plain` is its length
     /// without prefixes, for hardware that does not tell.
     pub(super) fn skip(&mut self, plain: u8) {
-        let length = match self.engine.instruction_length() {
+        let length = match self.decoded_length.or_else(|| self.engine.instruction_length()) {
             Some(length) => length,
             None => self.prefixes().saturating_add(plain),
         };

@@ -6,6 +6,7 @@ mod events;
 mod exits;
 mod io;
 mod memory;
+mod real_mode;
 mod registers;
 
 use alloc::collections::VecDeque;
@@ -65,6 +66,8 @@ pub(crate) struct X86Vcpu<E: Engine> {
     system_time: SystemTime,
     /// The state of the second-stage tables that it last ran with.
     tables: u64,
+    /// Length of the instruction that is being executed, where hardware knows less of it than we do.
+    decoded_length: Option<u8>,
 }
 
 impl<E: Engine> X86Vcpu<E> {
@@ -101,6 +104,7 @@ impl<E: Engine> X86Vcpu<E> {
             startup: None,
             system_time: SystemTime::default(),
             tables: 0,
+            decoded_length: None,
         })
     }
 

@@ -5,6 +5,7 @@ use core::arch::asm;
 
 use bunshin::bus::Width;
 use x86_backend::event::{self, Event, Source};
+use x86_backend::restricted::Mode;
 use x86_backend::state::SegmentName;
 
 use super::vmcs::VmcsField as F;
@@ -36,6 +37,7 @@ mod reason {
     pub(super) const MWAIT: u32 = 36;
     pub(super) const MONITOR: u32 = 39;
     pub(super) const PAUSE: u32 = 40;
+    pub(super) const TABLE_REGISTER: u32 = 46;
     pub(super) const PREEMPTION_TIMER: u32 = 52;
     pub(super) const EPT_VIOLATION: u32 = 48;
     pub(super) const INVEPT: u32 = 50;
@@ -74,6 +76,7 @@ impl Vmx {
             reason::PAUSE => Cause::Pause,
             reason::PREEMPTION_TIMER => Cause::Deadline,
             reason::EPT_VIOLATION => self.nested_fault(),
+            reason::TABLE_REGISTER => Cause::Refused,
             reason::XSETBV => Cause::SetExtendedControl,
             reason::RDPMC => Cause::Forbidden,
             reason::GETSEC
@@ -96,9 +99,16 @@ impl Vmx {
         let Some(event) = Event::decode(self.get(F::ExitInterruption)) else {
             return Cause::Unknown;
         };
+        if event.source.is_software() {
+            // A trap: the handler returns to the next instruction.
+            let length = self.instruction_length().unwrap_or(0);
+            let next = self.get(F::GuestRip).wrapping_add(length.into());
+            self.set(F::GuestRip, next);
+        }
         match (event.source, event.vector) {
             (Source::Nmi, _) => Cause::HostNmi,
             (_, event::MACHINE_CHECK) => Cause::Unknown,
+            (_, event::GENERAL_PROTECTION) if self.mode == Mode::Real => Cause::Refused,
             (_, event::DEBUG) => {
                 // The processor leaves DR6 alone; the qualification has its low bits (SDM 28.2.1).
                 const CAUSES: u64 = 0x600f;

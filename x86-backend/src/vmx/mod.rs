@@ -4,8 +4,10 @@
 
 mod control;
 mod exit;
+mod fields;
 mod msrs;
 mod processor;
+mod restricted;
 mod setup;
 mod switch;
 mod vmcs;
@@ -17,16 +19,18 @@ use core::sync::atomic::{AtomicU16, Ordering};
 use bunshin::exit::RawExit;
 use spin::Once;
 use x86_backend::event::{self, Event};
-use x86_backend::machine::registers::{Attributes, InitialState, RFLAGS_FIXED, Segment};
+use x86_backend::machine::registers::{InitialState, RFLAGS_FIXED, Segment};
+use x86_backend::restricted::{Mode, segments};
 use x86_backend::state::{CR0_PE, RSP, Registers, SegmentName};
 
-use crate::engine::{Cause, Engine, Features, Field};
+use crate::engine::{Cause, Engine, Features, Field, GuestPage, RealMode};
 use crate::host::timer::{self, NEVER};
 use crate::host::{self, PerCpu};
 use control::CR0_GUEST;
 use msrs::LazyMsrs;
 use processor::{Controls, pin, primary, secondary};
 pub(crate) use processor::{Processor, enable, huge_pages, probe};
+use restricted::Held;
 use vmcs::VmcsField as F;
 
 /// IA32_PAT after reset.
@@ -74,6 +78,11 @@ pub(crate) struct Vmx {
     stale: bool,
     pin: u32,
     primary: u32,
+    secondary: u32,
+    /// How the guest runs.
+    mode: Mode,
+    /// What the processor has instead of the guest's registers, where that differs.
+    held: Held,
     task_priority: u8,
     lazy: LazyMsrs,
     dr6: u64,
@@ -84,44 +93,6 @@ pub(crate) struct Vmx {
 }
 
 impl Vmx {
-    /// Makes the structure current; every access to its fields begins here.
-    #[inline]
-    fn attach(&self) {
-        let current = &PerCpu::current().vmx.current;
-        if current.get() != self.vmcs {
-            vmcs::make_current(self.vmcs);
-            current.set(self.vmcs);
-        }
-    }
-
-    #[inline]
-    fn get(&self, field: F) -> u64 {
-        self.attach();
-        vmcs::read(field)
-    }
-
-    #[inline]
-    fn set(&mut self, field: F, value: u64) {
-        self.attach();
-        vmcs::write(field, value);
-    }
-
-    fn set_segment(&mut self, name: SegmentName, segment: &Segment) {
-        let fields = vmcs::segment(name);
-        self.set(fields.selector, u64::from(segment.selector));
-        self.set(fields.base, segment.base);
-        self.set(fields.limit, u64::from(segment.limit));
-        self.set(fields.rights, u64::from(segment.attributes.access_rights()));
-    }
-
-    fn set_primary(&mut self, bit: u32, value: bool) {
-        let new = if value { self.primary | bit } else { self.primary & !bit };
-        if new != self.primary {
-            self.primary = new;
-            self.set(F::ProcessorControls, u64::from(new));
-        }
-    }
-
     /// Has the guest exit at the deadline of this host CPU's timer: by the preemption timer, or by
     /// the local APIC where the processor has none.
     #[inline]
@@ -157,6 +128,11 @@ impl Engine for Vmx {
         controls().as_ref().map_or_else(|_| Vec::new(), Controls::options)
     }
 
+    fn guest_page() -> Option<GuestPage> {
+        let restricted = !controls().as_ref().is_ok_and(|it| it.has(secondary::UNRESTRICTED));
+        restricted.then(restricted::guest_page)
+    }
+
     fn new(tables: u64) -> Result<Self, &'static str> {
         let controls = *controls().as_ref().map_err(|missing| *missing)?;
         let vpid = NEXT_VPID.fetch_add(1, Ordering::Relaxed);
@@ -173,6 +149,9 @@ impl Engine for Vmx {
             stale: true,
             pin: controls.pin,
             primary: controls.primary,
+            secondary: controls.secondary,
+            mode: Mode::Native,
+            held: Held::default(),
             task_priority: 0,
             lazy: LazyMsrs::default(),
             dr6: DR6_RESET,
@@ -201,11 +180,11 @@ impl Engine for Vmx {
 
     fn trap_idle(&mut self, halt: bool, pause: bool) {
         self.set_primary(primary::HLT, halt || !self.controls.hlt_state);
-        let pause = if pause { secondary::PAUSE_LOOP } else { 0 };
-        self.set(F::PauseGap, PAUSE_GAP);
-        self.set(F::PauseWindow, PAUSE_WINDOW);
-        let pause = pause & processor::allowed_secondary();
-        self.set(F::SecondaryControls, u64::from(self.controls.secondary | pause));
+        if processor::allowed_secondary() & secondary::PAUSE_LOOP != 0 {
+            self.set(F::PauseGap, PAUSE_GAP);
+            self.set(F::PauseWindow, PAUSE_WINDOW);
+            self.set_secondary(secondary::PAUSE_LOOP, pause);
+        }
     }
 
     fn take_halt(&mut self) -> bool {
@@ -232,7 +211,7 @@ impl Engine for Vmx {
             processor::invalidate_tables(&self.controls, self.tables | EPT_POINTER);
             self.at_home = true;
         }
-        self.set_cr0(state.cr0.bits());
+        self.set_native();
         self.set_cr4(state.cr4.bits());
         self.set_efer(state.efer.bits());
         for name in SegmentName::ALL {
@@ -266,6 +245,8 @@ impl Engine for Vmx {
         ] {
             self.set(field, value);
         }
+        // Changes what others say, where the processor cannot do without protection and paging.
+        self.set_cr0(state.cr0.bits());
         self.set_primary(primary::INTERRUPT_WINDOW | primary::NMI_WINDOW, false);
         for field in [Field::Star, Field::Lstar, Field::Cstar, Field::SyscallMask] {
             self.write(field, 0);
@@ -308,17 +289,21 @@ impl Engine for Vmx {
     fn read(&self, field: Field) -> u64 {
         match field {
             Field::Rip => self.get(F::GuestRip),
+            Field::Rflags if self.mode == Mode::Real => self.real_mode_flags(),
             Field::Rflags => self.get(F::GuestRflags),
+            Field::Cr0 if self.mode == Mode::Real => self.get(F::Cr0Shadow),
             Field::Cr0 => self.get(F::GuestCr0) & CR0_GUEST | self.get(F::Cr0Shadow) & !CR0_GUEST,
             Field::Cr2 if self.loaded => host::read_cr2(),
             Field::Cr2 => self.cr2,
+            Field::Cr3 if self.mode != Mode::Native => self.held.cr3,
             Field::Cr3 => self.get(F::GuestCr3),
             Field::Cr4 => {
                 let mask = self.get(F::Cr4Mask);
                 self.get(F::GuestCr4) & !mask | self.get(F::Cr4Shadow) & mask
             }
-            Field::Efer => self.get(F::GuestEfer),
+            Field::Efer => self.held.efer,
             Field::PageAttributes => self.get(F::GuestPat),
+            Field::SysenterCs if self.mode == Mode::Real => self.held.sysenter_cs,
             Field::SysenterCs => self.get(F::GuestSysenterCs),
             Field::SysenterEsp => self.get(F::GuestSysenterEsp),
             Field::SysenterEip => self.get(F::GuestSysenterEip),
@@ -335,14 +320,16 @@ impl Engine for Vmx {
     fn write(&mut self, field: Field, value: u64) {
         match field {
             Field::Rip => self.set(F::GuestRip, value),
+            Field::Rflags if self.mode == Mode::Real => self.set_real_mode_flags(value),
             Field::Rflags => self.set(F::GuestRflags, value),
             Field::Cr0 => self.set_cr0(value),
             Field::Cr2 if self.loaded => host::write_cr2(value),
             Field::Cr2 => self.cr2 = value,
-            Field::Cr3 => self.set(F::GuestCr3, value),
+            Field::Cr3 => self.set_cr3(value),
             Field::Cr4 => self.set_cr4(value),
             Field::Efer => self.set_efer(value),
             Field::PageAttributes => self.set(F::GuestPat, value),
+            Field::SysenterCs if self.mode == Mode::Real => self.held.sysenter_cs = value,
             Field::SysenterCs => self.set(F::GuestSysenterCs, value),
             Field::SysenterEsp => self.set(F::GuestSysenterEsp, value),
             Field::SysenterEip => self.set(F::GuestSysenterEip, value),
@@ -357,20 +344,20 @@ impl Engine for Vmx {
     }
 
     fn segment(&self, name: SegmentName) -> Segment {
-        let fields = vmcs::segment(name);
-        let rights = self.get(fields.rights);
-        // Access rights keep bits 8 to 11 of the packed form at 12 to 15.
-        let packed = rights & 0xff | rights >> 4 & 0xf00;
-        Segment {
-            selector: self.get(fields.selector) as u16,
-            base: self.get(fields.base),
-            limit: self.get(fields.limit) as u32,
-            attributes: Attributes::from_bits_retain(packed as u16),
+        match (self.mode, name) {
+            (Mode::Real, SegmentName::Tr) => self.held.task,
+            (Mode::Real, SegmentName::Ldtr) | (Mode::Native | Mode::Unpaged, _) => {
+                self.raw_segment(name)
+            }
+            (Mode::Real, _) => segments::real(&self.raw_segment(name)),
         }
     }
 
     fn privilege(&self) -> u8 {
-        (self.get(F::GuestSsRights) >> 5 & 3) as u8
+        match self.mode {
+            Mode::Real => 0,
+            Mode::Native | Mode::Unpaged => (self.get(F::GuestSsRights) >> 5 & 3) as u8,
+        }
     }
 
     fn instruction_length(&self) -> Option<u8> {
@@ -438,8 +425,7 @@ impl Engine for Vmx {
         match control {
             0 => self.write_cr0(value),
             3 => {
-                self.set(F::GuestCr3, value & !(1 << 63));
-                self.stale = true;
+                self.set_cr3(value & !(1 << 63));
                 true
             }
             4 => self.write_cr4(value),
@@ -452,6 +438,15 @@ impl Engine for Vmx {
         for (field, entry) in fields.into_iter().zip(entries) {
             self.set(field, entry);
         }
+    }
+
+    #[inline]
+    fn real_mode(&mut self) -> Option<&mut dyn RealMode> {
+        if self.mode == Mode::Real { Some(self) } else { None }
+    }
+
+    fn refusal(&self) -> Option<&'static str> {
+        self.unrepresentable()
     }
 
     fn raw(&self) -> RawExit {

@@ -64,6 +64,8 @@ pub(super) mod primary {
     pub(in super::super) const HLT: u32 = 1 << 7;
     pub(in super::super) const MWAIT: u32 = 1 << 10;
     pub(in super::super) const RDPMC: u32 = 1 << 11;
+    pub(in super::super) const CR3_LOAD: u32 = 1 << 15;
+    pub(in super::super) const CR3_STORE: u32 = 1 << 16;
     pub(in super::super) const CR8_LOAD: u32 = 1 << 19;
     pub(in super::super) const CR8_STORE: u32 = 1 << 20;
     pub(in super::super) const NMI_WINDOW: u32 = 1 << 22;
@@ -76,6 +78,7 @@ pub(super) mod primary {
 /// Bits of the secondary processor-based controls.
 pub(super) mod secondary {
     pub(in super::super) const EPT: u32 = 1 << 1;
+    pub(in super::super) const DESCRIPTOR_TABLES: u32 = 1 << 2;
     pub(in super::super) const RDTSCP: u32 = 1 << 3;
     pub(in super::super) const VPID: u32 = 1 << 5;
     pub(in super::super) const WBINVD: u32 = 1 << 6;
@@ -126,7 +129,7 @@ pub(super) struct Controls {
 }
 
 /// Names of required controls, for the error.
-const NAMES: [(&str, u32, &str); 17] = [
+const NAMES: [(&str, u32, &str); 16] = [
     (
         "pin",
         pin::EXTERNAL_INTERRUPTS,
@@ -145,11 +148,6 @@ const NAMES: [(&str, u32, &str); 17] = [
         "VT-x lacks \"activate secondary controls\" (primary control bit 31)",
     ),
     ("secondary", secondary::EPT, "VT-x lacks \"enable EPT\" (secondary control bit 1)"),
-    (
-        "secondary",
-        secondary::UNRESTRICTED,
-        "VT-x lacks \"unrestricted guest\" (secondary control bit 7)",
-    ),
     ("exit", exit::HOST_64, "VT-x lacks \"host address-space size\" (exit control bit 9)"),
     ("exit", exit::SAVE_PAT, "VT-x lacks \"save IA32_PAT\" (exit control bit 18)"),
     ("exit", exit::SAVE_EFER, "VT-x lacks \"save IA32_EFER\" (exit control bit 20)"),
@@ -204,9 +202,12 @@ impl Controls {
         let secondary = choose(
             "secondary",
             msr(SECONDARY),
-            // Guests start without paging, and other CPUs in real mode.
-            secondary::EPT | secondary::UNRESTRICTED,
-            secondary::RDTSCP | secondary::VPID | secondary::WBINVD | secondary::INVPCID,
+            secondary::EPT,
+            secondary::UNRESTRICTED
+                | secondary::RDTSCP
+                | secondary::VPID
+                | secondary::WBINVD
+                | secondary::INVPCID,
         )?;
         let exit = choose(
             "exit",
@@ -262,6 +263,7 @@ impl Controls {
             (self.has(secondary::VPID), "VPID"),
             (huge_pages(), "1 GiB pages"),
             (allowed_secondary() & secondary::PAUSE_LOOP != 0, "PAUSE-loop exiting"),
+            (!self.has(secondary::UNRESTRICTED), "real mode by virtual-8086 mode"),
         ]
         .into_iter()
         .filter_map(|(present, name)| present.then_some(name))

@@ -7,7 +7,7 @@ use x86_64::registers::model_specific::{GsBase, Msr};
 use x86_64::registers::segmentation::{CS, DS, ES, SS, Segment as _};
 use x86_backend::event;
 
-use super::control::{CR0_GUEST, CR4_HIDDEN};
+use super::control::CR0_GUEST;
 use super::processor::secondary;
 use super::vmcs::VmcsField as F;
 use super::{EPT_POINTER, Vmx, msrs, switch};
@@ -17,7 +17,8 @@ use crate::host::PerCpu;
 const PAT: u32 = 0x277;
 /// Exceptions in whose delivery a guest can keep the processor for ever
 /// (CVE-2015-5307, CVE-2015-8104), and the host's own.
-const EXCEPTIONS: u64 = 1 << event::DEBUG | 1 << event::ALIGNMENT_CHECK | 1 << event::MACHINE_CHECK;
+pub(super) const EXCEPTIONS: u64 =
+    1 << event::DEBUG | 1 << event::ALIGNMENT_CHECK | 1 << event::MACHINE_CHECK;
 
 impl Vmx {
     /// Everything that is the same for all guests on all processors.
@@ -25,7 +26,7 @@ impl Vmx {
         let controls = self.controls;
         self.set(F::PinControls, u64::from(self.pin));
         self.set(F::ProcessorControls, u64::from(self.primary));
-        self.set(F::SecondaryControls, u64::from(controls.secondary));
+        self.set(F::SecondaryControls, u64::from(self.secondary));
         self.set(F::ExitControls, u64::from(controls.exit));
         self.set(F::EntryControls, u64::from(controls.entry));
         self.set(F::ExceptionBitmap, EXCEPTIONS);
@@ -46,7 +47,7 @@ impl Vmx {
         self.set(F::EptPointer, self.tables | EPT_POINTER);
         self.set(F::LinkPointer, u64::MAX);
         self.set(F::Cr0Mask, !CR0_GUEST);
-        self.set(F::Cr4Mask, CR4_HIDDEN | controls.cr4.ones | !controls.cr4.zeros);
+        self.set(F::Cr4Mask, self.cr4_mask());
         if controls.has(secondary::VPID) {
             self.set(F::Vpid, u64::from(self.vpid));
         }

@@ -98,7 +98,7 @@ pub fn intercepted(bytes: &[u8], size: CodeSize) -> Option<Intercepted> {
     Some(Intercepted { kind: kind(&instruction), length: length(&instruction) })
 }
 
-fn kind(instruction: &Instruction) -> Kind {
+pub(super) fn kind(instruction: &Instruction) -> Kind {
     match instruction.mnemonic() {
         Mnemonic::Cpuid => Kind::Cpuid,
         Mnemonic::Hlt => Kind::Hlt,

@@ -244,7 +244,7 @@ fn operation(instruction: &Instruction) -> Option<Operation> {
     }
 }
 
-fn string_form(instruction: &Instruction) -> Option<StringForm> {
+pub(super) fn string_form(instruction: &Instruction) -> Option<StringForm> {
     let bits = |kind| match kind {
         OpKind::MemorySegSI | OpKind::MemoryESDI => Some(16),
         OpKind::MemorySegESI | OpKind::MemoryESEDI => Some(32),
@@ -252,14 +252,19 @@ fn string_form(instruction: &Instruction) -> Option<StringForm> {
         _ => None,
     };
     let address_bits = bits(instruction.op0_kind()).or(bits(instruction.op1_kind()))?;
-    let segment = match instruction.segment_prefix() {
+    let segment = segment_number(instruction.segment_prefix());
+    let repeat = instruction.has_rep_prefix() || instruction.has_repne_prefix();
+    Some(StringForm { repeat, address_bits, segment })
+}
+
+/// Number of a segment register in encodings; that of DS for anything else.
+pub(super) fn segment_number(register: Register) -> u8 {
+    match register {
         Register::ES => 0,
         Register::CS => 1,
         Register::SS => 2,
         Register::FS => 4,
         Register::GS => 5,
         _ => 3,
-    };
-    let repeat = instruction.has_rep_prefix() || instruction.has_repne_prefix();
-    Some(StringForm { repeat, address_bits, segment })
+    }
 }

@@ -7,6 +7,7 @@
 mod alu;
 mod intercept;
 mod memory;
+mod real_mode;
 #[cfg(test)]
 mod tests;
 
@@ -16,6 +17,7 @@ pub use memory::{
     Access, Extension, MemoryInstruction, Operation, Outcome, Source, StringForm,
     memory_instruction,
 };
+pub use real_mode::{MemoryOperand, Refused, TableName, refused};
 
 use bunshin::bus::Width;
 use iced_x86::{Decoder, DecoderOptions, Instruction, MemorySize, Register};
