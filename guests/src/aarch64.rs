@@ -1,5 +1,6 @@
 //! Start-up code of AArch64 guests and their access to the machine.
 
+pub(crate) mod bench;
 pub mod cache;
 pub mod console;
 pub mod cpu;

@@ -8,8 +8,12 @@
 // Operands of assembly exist only inside of it, in `attempt!`.
 #![allow(clippy::macro_metavars_in_unsafe)]
 
+#[cfg(target_os = "none")]
+pub mod bench;
 pub mod random;
 pub mod tap;
+#[cfg(target_os = "none")]
+pub mod virtio;
 
 #[cfg(all(target_os = "none", target_arch = "aarch64"))]
 pub mod aarch64;

@@ -2,11 +2,13 @@
 
 pub mod acpi;
 pub mod apic;
+pub(crate) mod bench;
 pub mod boot;
 pub mod console;
 pub mod cpu;
 pub mod exception;
 pub mod ioapic;
+pub mod mmio;
 pub mod port;
 pub mod power;
 pub mod smp;

@@ -38,6 +38,9 @@ pub struct Ram {
     pub end: u64,
 }
 
+/// Places for virtio devices that the `virt` machine has.
+const MAX_VIRTIO: usize = 32;
+
 /// What the device tree says.
 #[derive(Debug, Clone)]
 pub struct Machine {
@@ -57,12 +60,18 @@ pub struct Machine {
     pub command_line: &'static str,
     affinities: [u64; smp::MAX_CPUS],
     cpus: usize,
+    virtio: [(u64, u32); MAX_VIRTIO],
 }
 
 impl Machine {
     /// Affinities of the CPUs, in the order of the device tree. Never empty.
     pub fn cpus(&self) -> &[u64] {
         &self.affinities[..self.cpus]
+    }
+
+    /// Addresses and SPI numbers of the places for virtio devices, with a device or without.
+    pub fn virtio(&self) -> impl Iterator<Item = (u64, u32)> {
+        self.virtio.into_iter().take_while(|(base, _)| *base != 0)
     }
 
     /// The value of `name=value` in the command line.
@@ -115,16 +124,23 @@ fn region(node: FdtNode<'_, '_>, index: usize) -> (u64, u64) {
     (region.starting_address as u64, region.size.unwrap_or(0) as u64)
 }
 
+/// The SPI in the first interrupt of a device.
+fn spi(node: FdtNode<'_, '_>) -> Option<u32> {
+    let cell = node.property("interrupts")?.value.get(4..8)?;
+    Some(u32::from_be_bytes(cell.try_into().ok()?))
+}
+
+fn is_virtio(node: &FdtNode<'_, '_>) -> bool {
+    node.compatible().is_some_and(|names| names.all().any(|name| name == "virtio,mmio"))
+}
+
 pub(super) fn probe(device_tree: u64) {
     // SAFETY: the boot protocol passes the address of a device tree, which nobody changes.
     let tree = unsafe { Fdt::from_ptr(device_tree as *const u8) }.expect("x0 holds a device tree");
     // Xen's port is of the smaller kind, which has all that is used here.
     let port = tree.find_compatible(&["arm,pl011", "arm,sbsa-uart"]).expect("a PL011");
     console::set_base(region(port, 0).0);
-    let console_spi = port
-        .property("interrupts")
-        .and_then(|cells| cells.value.get(4..8))
-        .map_or(1, |cell| u32::from_be_bytes([cell[0], cell[1], cell[2], cell[3]]));
+    let console_spi = spi(port).unwrap_or(1);
 
     let memory = tree.memory().regions().next().expect("a memory region");
     let start = memory.starting_address as u64;
@@ -145,6 +161,10 @@ pub(super) fn probe(device_tree: u64) {
         cpus += 1;
     }
     assert!(affinities[..cpus].contains(&cpu::affinity()), "this CPU is in the device tree");
+    let mut virtio = [(0, 0); MAX_VIRTIO];
+    for (slot, node) in virtio.iter_mut().zip(tree.all_nodes().filter(is_virtio)) {
+        *slot = (region(node, 0).0, spi(node).unwrap_or(0));
+    }
     MACHINE.call_once(|| Machine {
         ram: Ram { start, end },
         gic,
@@ -155,5 +175,6 @@ pub(super) fn probe(device_tree: u64) {
         command_line: tree.chosen().bootargs().unwrap_or_default(),
         affinities,
         cpus,
+        virtio,
     });
 }

@@ -2,6 +2,7 @@
 
 use core::arch::global_asm;
 use core::panic::PanicInfo;
+use core::sync::atomic::{AtomicU64, Ordering};
 
 use super::{console, cpu, exception, machine, mmu, psci, smp};
 
@@ -35,6 +36,8 @@ image_head:
     .long   0
 
 first_entry:
+    mrs     x21, cntvct_el0
+    mrs     x22, cntpct_el0
     mov     x19, x0
     msr     daifset, #0xf
     msr     spsel, #1
@@ -82,6 +85,8 @@ first_entry:
     mov     x29, xzr
     mov     x30, xzr
     mov     x0, x19
+    mov     x1, x21
+    mov     x2, x22
     b       {first}
 
     .global secondary_entry
@@ -201,7 +206,19 @@ unsafe extern "C" {
     fn guest_main() -> !;
 }
 
-extern "C" fn first(device_tree: u64) -> ! {
+/// Virtual and physical counter at the first instructions.
+static ENTERED: [AtomicU64; 2] = [const { AtomicU64::new(0) }; 2];
+
+/// The virtual and the physical counter when the guest was entered.
+pub(super) fn times() -> (u64, u64) {
+    let [virtual_time, physical_time] = &ENTERED;
+    (virtual_time.load(Ordering::Relaxed), physical_time.load(Ordering::Relaxed))
+}
+
+extern "C" fn first(device_tree: u64, virtual_time: u64, physical_time: u64) -> ! {
+    for (slot, time) in ENTERED.iter().zip([virtual_time, physical_time]) {
+        slot.store(time, Ordering::Relaxed);
+    }
     smp::adopt(smp::boot_record());
     exception::install();
     machine::probe(device_tree);

@@ -1,6 +1,7 @@
 //! The IOAPIC.
 
 use super::acpi::acpi;
+use super::mmio;
 
 /// Where the IOAPIC is on every PC.
 const USUAL: u64 = 0xfec0_0000;
@@ -10,6 +11,8 @@ pub const IDENTIFIER: u32 = 0;
 pub const VERSION: u32 = 1;
 /// Index of the first entry's low half.
 const ENTRIES: u32 = 0x10;
+/// Offset of the data register.
+const DATA: u64 = 0x10;
 
 /// Entry: masked.
 pub const MASKED: u64 = 1 << 16;
@@ -22,24 +25,23 @@ fn base() -> u64 {
     acpi().map_or(USUAL, |acpi| acpi.io_apic)
 }
 
+/// Addresses of the index register and of the data register.
+pub fn registers() -> (u64, u64) {
+    (base(), base() + DATA)
+}
+
 /// Reads the register with an index.
 pub fn read(index: u32) -> u32 {
-    let base = base() as *mut u32;
-    // SAFETY: the IOAPIC is mapped there; its index and data registers are 16 bytes apart.
-    unsafe {
-        base.write_volatile(index);
-        base.byte_add(0x10).read_volatile()
-    }
+    let (select, data) = registers();
+    mmio::write32(select, index);
+    mmio::read32(data)
 }
 
 /// Writes the register with an index.
 pub fn write(index: u32, value: u32) {
-    let base = base() as *mut u32;
-    // SAFETY: as for `read`.
-    unsafe {
-        base.write_volatile(index);
-        base.byte_add(0x10).write_volatile(value);
-    }
+    let (select, data) = registers();
+    mmio::write32(select, index);
+    mmio::write32(data, value);
 }
 
 /// Number of inputs.

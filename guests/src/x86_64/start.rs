@@ -2,6 +2,7 @@
 
 use core::arch::global_asm;
 use core::panic::PanicInfo;
+use core::sync::atomic::{AtomicU64, Ordering};
 
 use super::{acpi, apic, boot, console, cpu, exception, power, smp, time};
 
@@ -13,6 +14,14 @@ pub(super) const STACK: usize = 32 * 1024;
 
 #[repr(C, align(16))]
 pub(super) struct Stacks(pub(super) [[u8; STACK]; smp::MAX_CPUS]);
+
+/// The time-stamp counter at the first instructions.
+static ENTERED: AtomicU64 = AtomicU64::new(0);
+
+/// The time-stamp counter when the guest was entered.
+pub(super) fn time() -> u64 {
+    ENTERED.load(Ordering::Relaxed)
+}
 
 /// Only ever addressed, never read or written as an object.
 pub(super) static mut STACKS: Stacks = Stacks([[0; STACK]; smp::MAX_CPUS]);
@@ -50,6 +59,9 @@ multiboot_entry:
     cli
     cld
     mov ebp, eax
+    rdtsc
+    mov [{entered}], eax
+    mov [{entered} + 4], edx
     // Tables: one level 4, one level 3, four of level 2.
     mov edi, offset boot_tables
     mov ecx, 6 * 4096 / 4
@@ -177,6 +189,7 @@ boot_stack:
     first = sym first,
     secondary = sym secondary,
     next_stack = sym smp::NEXT_STACK,
+    entered = sym ENTERED,
 );
 
 unsafe extern "C" {

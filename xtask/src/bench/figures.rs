@@ -8,30 +8,43 @@ use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
 
 use super::linux;
+use crate::arch::Arch;
 
 /// Instructions by the name of the row.
 pub type Figures = BTreeMap<String, u64>;
+
+/// What was counted on machines of one architecture.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Counted {
+    /// The guest without a hypervisor.
+    pub bare: Figures,
+    /// Under Bunshin, by the model of the host's CPUs.
+    pub bunshin: BTreeMap<String, Figures>,
+    /// Under others, by their names.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub peers: BTreeMap<String, Figures>,
+    /// Linux on the bare machine ([`BARE`]), under Bunshin ([`BUNSHIN`]), and under others by their names.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub linux: BTreeMap<String, linux::Rows>,
+}
 
 /// What one run of the benchmark found.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Results {
     /// The emulator that counted.
     pub emulator: String,
-    /// The same guest without a hypervisor.
-    pub bare: Figures,
-    /// Under Bunshin, by the model of the host's CPUs.
-    pub bunshin: BTreeMap<String, Figures>,
-    /// Under others, by their names.
+    /// 64-bit Arm.
     #[serde(default)]
-    pub peers: BTreeMap<String, Figures>,
-    /// Linux on the bare machine ([`BARE`]), under Bunshin ([`BUNSHIN`]), and under others by their names.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub linux: BTreeMap<String, linux::Rows>,
+    pub aarch64: Counted,
+    /// 64-bit PCs.
+    #[serde(default)]
+    pub x86_64: Counted,
 }
 
-/// The machine without a hypervisor, in [`Results::linux`].
+/// The machine without a hypervisor, in [`Counted::linux`].
 pub const BARE: &str = "bare";
-/// This hypervisor, in [`Results::linux`].
+/// This hypervisor, in [`Counted::linux`].
 pub const BUNSHIN: &str = "Bunshin";
 
 impl Results {
@@ -55,7 +68,31 @@ impl Results {
         fs::write(file, text).with_context(|| format!("can't write {}", file.display()))
     }
 
-    /// What `figures` have more than the bare machine, if both have the row.
+    /// What was counted on machines of `arch`.
+    pub const fn of(&self, arch: Arch) -> &Counted {
+        match arch {
+            Arch::Aarch64 => &self.aarch64,
+            Arch::X86_64 => &self.x86_64,
+        }
+    }
+
+    /// The same, to be filled.
+    pub const fn of_mut(&mut self, arch: Arch) -> &mut Counted {
+        match arch {
+            Arch::Aarch64 => &mut self.aarch64,
+            Arch::X86_64 => &mut self.x86_64,
+        }
+    }
+
+    /// Every model of CPU with its figures.
+    pub fn models(&self) -> impl Iterator<Item = (&str, &Figures)> {
+        let models = Arch::ALL.into_iter().flat_map(|arch| &self.of(arch).bunshin);
+        models.map(|(model, figures)| (model.as_str(), figures))
+    }
+}
+
+impl Counted {
+    /// What `figures` have more than the bare machine, if they have the row.
     pub fn over_bare(&self, figures: &Figures, row: &str) -> Option<u64> {
         // A machine without a hypervisor is not restarted by one, and does not switch.
         let bare = self.bare.get(row).copied().unwrap_or(0);
@@ -117,15 +154,16 @@ mod tests {
     fn results_survive_a_file() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("bench.json");
-        let results = Results {
-            emulator: "QEMU".into(),
+        let aarch64 = Counted {
             bare: Figures::from([("eoi".into(), 21)]),
             bunshin: BTreeMap::from([("max".into(), Figures::from([("eoi".into(), 22)]))]),
-            ..Results::default()
+            ..Counted::default()
         };
+        let results = Results { emulator: "QEMU".into(), aarch64, ..Results::default() };
         results.write(&file).unwrap();
         assert_eq!(Results::read(&file).unwrap(), results);
-        assert_eq!(results.over_bare(&results.bunshin["max"], "eoi"), Some(1));
-        assert_eq!(results.over_bare(&results.bunshin["max"], "ipi"), None);
+        let counted = results.of(Arch::Aarch64);
+        assert_eq!(counted.over_bare(&counted.bunshin["max"], "eoi"), Some(1));
+        assert_eq!(counted.over_bare(&counted.bunshin["max"], "ipi"), None);
     }
 }

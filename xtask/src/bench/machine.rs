@@ -18,12 +18,19 @@ use crate::{build, pack, process, qemu};
 
 /// Models of the host's CPUs.
 pub const MODELS: [&str; 2] = ["cortex-a72", "max"];
+/// The model of PCs' CPUs: all that the emulator has, with AMD-V.
+const PC: &str = "amd-v";
+/// What the emulator calls it. Without x2APIC, since a read of the timer's count by `RDMSR` ends an emulator that counts
+/// ("Bad icount read"); the host reads it from memory then.
+const PC_CPU: &str = "max,+svm,+npt,-x2apic";
 /// CPUs of the host, and of the guest.
 pub const CPUS: u32 = 2;
 /// Memory of the host.
 const HOST_MEMORY: Size = Size(1 << 30);
 /// Memory of the guest.
 pub const GUEST_MEMORY: &str = "256M";
+/// Bytes of its disk.
+const DISK: u64 = 4 << 20;
 /// How long a run may take.
 pub const LIMIT: Duration = Duration::from_secs(120);
 /// What the guest prints at its end.
@@ -37,24 +44,44 @@ pub fn counting(command: &mut Command) {
         .args(["-nodefaults", "-serial", "stdio"]);
 }
 
-/// A CPU model with a counter of 1 GHz.
+/// An Arm CPU model with a counter of 1 GHz.
 pub fn model(cpu: &str) -> String {
     format!("{cpu},cntfrq=1000000000")
+}
+
+/// Models of `arch`'s hosts.
+pub const fn models(arch: Arch) -> &'static [&'static str] {
+    match arch {
+        Arch::Aarch64 => &MODELS,
+        Arch::X86_64 => &[PC],
+    }
+}
+
+/// What the emulator calls a host's model. Time-stamp counters of PCs tick a nanosecond when it counts.
+fn cpu(arch: Arch, cpu: &str) -> String {
+    match arch {
+        Arch::Aarch64 => model(cpu),
+        Arch::X86_64 => PC_CPU.to_string(),
+    }
 }
 
 /// The guest without a hypervisor.
 ///
 /// # Errors
 /// When the emulator fails or the guest does not come to its end.
-pub fn bare(workspace: &Workspace, cpu: &str) -> Result<Figures> {
-    let mut command = Command::new(Arch::Aarch64.qemu());
+pub fn bare(workspace: &Workspace, arch: Arch) -> Result<Figures> {
+    let mut command = Command::new(arch.qemu());
+    match arch {
+        Arch::Aarch64 => command
+            .args(["-M", "virt,gic-version=3,dtb-randomness=off"])
+            .args(["-cpu", &model(MODELS[0])]),
+        Arch::X86_64 => command.args(["-M", "q35", "-no-reboot", "-cpu", "max"]),
+    };
     command
-        .args(["-M", "virt,gic-version=3,dtb-randomness=off"])
-        .args(["-cpu", &model(cpu)])
         .args(["-smp", &CPUS.to_string()])
         .args(["-m", GUEST_MEMORY, "-nographic"])
         .arg("-kernel")
-        .arg(build::guest(workspace, Arch::Aarch64, "bench"));
+        .arg(build::guest(workspace, arch, "bench"));
     counting(&mut command);
     figures::parse(&output(command, 1, LIMIT)?)
 }
@@ -63,38 +90,45 @@ pub fn bare(workspace: &Workspace, cpu: &str) -> Result<Figures> {
 ///
 /// # Errors
 /// As [`bare`].
-pub fn bunshin(workspace: &Workspace, cpu: &str) -> Result<Figures> {
-    let mut all = figures::parse(&boot(workspace, cpu, CPUS, "", 1)?)?;
-    all.extend(figures::parse(&boot(workspace, cpu, 1, "shared", 1)?)?);
-    all.extend(reset(&boot(workspace, cpu, CPUS, "reset", 2)?)?);
+pub fn bunshin(workspace: &Workspace, arch: Arch, model: &str) -> Result<Figures> {
+    let cpu = cpu(arch, model);
+    let guest = build::guest(workspace, arch, "bench");
+    let run = |cpus, mode: &str, times| {
+        let text = alone(&guest, &format!("mode={mode}"));
+        output(start(workspace, arch, &text, &cpu, cpus)?, times, LIMIT)
+    };
+    let mut all = figures::parse(&run(CPUS, "", 1)?)?;
+    all.extend(figures::parse(&run(1, "shared", 1)?)?);
+    all.extend(restart(&run(CPUS, "reset", 2)?)?);
+    let two = start(workspace, arch, &pair(&guest), &cpu, CPUS)?;
+    all.extend(figures::parse(&output(two, 1, LIMIT)?)?);
     Ok(all)
 }
 
-/// Boots a bundle with the benchmark in it until it has come to its end `times` times.
-fn boot(workspace: &Workspace, cpu: &str, cpus: u32, mode: &str, times: usize) -> Result<String> {
-    let guest = build::guest(workspace, Arch::Aarch64, "bench");
-    let arguments = format!("mode={mode}");
-    let command = start(workspace, Arch::Aarch64, &guest, &arguments, &model(cpu), cpus)?;
-    output(command, times, LIMIT)
-}
-
-/// The emulator's command for the image and a guest of two virtual CPUs, on a host of model `cpu`.
-///
-/// # Errors
-/// When the bundle can't be packed or there is no such machine.
-pub fn start(
-    workspace: &Workspace,
-    arch: Arch,
-    kernel: &Path,
-    arguments: &str,
-    cpu: &str,
-    cpus: u32,
-) -> Result<Command> {
-    let text = format!(
+/// A VM file with one guest of two virtual CPUs.
+fn alone(kernel: &Path, arguments: &str) -> String {
+    format!(
         "[[vm]]\nname = \"bench\"\nvcpus = {CPUS}\nmemory = \"{GUEST_MEMORY}\"\nkernel = {:?}\ncmdline = {arguments:?}\n",
         kernel.display().to_string()
-    );
-    let file = VmFile::parse(&text, "benchmark")?;
+    )
+}
+
+/// A VM file with two guests on a switch, each on a host CPU of its own, the first of which has a disk.
+fn pair(kernel: &Path) -> String {
+    let kernel = kernel.display().to_string();
+    let vm = |name: &str, cpu: u32, mode: &str| {
+        format!(
+            "[[vm]]\nname = \"{name}\"\ncpus = [{cpu}]\nmemory = \"{GUEST_MEMORY}\"\nkernel = {kernel:?}\n\
+             cmdline = \"mode={mode}\"\n[[vm.net]]\n"
+        )
+    };
+    let disk = format!("[[vm.disk]]\nsize = \"{}M\"\n", DISK >> 20);
+    vm("bench", 0, "virtio") + &disk + &vm("echo", 1, "echo")
+}
+
+/// The emulator's command for the image and the guests of the VM file `text`, on a host with CPUs of model `cpu`.
+fn start(workspace: &Workspace, arch: Arch, text: &str, cpu: &str, cpus: u32) -> Result<Command> {
+    let file = VmFile::parse(text, "benchmark")?;
     let bundle = workspace.target().join("bench.itb");
     pack::write(&bundle, &pack::bundle(&file, Path::new(""), workspace, arch)?)?;
     let machine = qemu::Machine { gic: 3, cpu: Some(cpu.to_string()), smp: None };
@@ -113,7 +147,8 @@ pub fn start(
 /// When the emulator fails or takes too long.
 pub fn to_the_end(workspace: &Workspace, guest: &str) -> Result<String> {
     let kernel = build::guest(workspace, Arch::Aarch64, guest);
-    let mut command = start(workspace, Arch::Aarch64, &kernel, "", &model(MODELS[0]), CPUS)?;
+    let mut command =
+        start(workspace, Arch::Aarch64, &alone(&kernel, ""), &model(MODELS[0]), CPUS)?;
     let shown = process::shown(&command);
     let mut child = command
         .stdin(Stdio::null())
@@ -135,8 +170,9 @@ pub fn to_the_end(workspace: &Workspace, guest: &str) -> Result<String> {
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
-/// What a reset took: from the time that the guest announced to its first instruction afterwards.
-fn reset(output: &str) -> Result<Figures> {
+/// What power-on, a start and a reset took: the last from the time that the guest announced to its first instruction
+/// afterwards.
+fn restart(output: &str) -> Result<Figures> {
     let (before, after) = output.split_once(END).context("the guest announced no reset")?;
     let row = |text: &str, name: &str| {
         text.lines().find_map(|line| {
@@ -144,10 +180,13 @@ fn reset(output: &str) -> Result<Figures> {
         })
     };
     let announced = row(before, "reset-physical").context("no time of the reset")?;
-    let started = row(after, "start-physical").context("the guest did not start again")?;
+    let again = row(after, "start-physical").context("the guest did not start again")?;
+    let power_on = row(before, "start-physical").context("no time of the first start")?;
     let start = row(before, "start-virtual").context("no time of the start")?;
-    let reset = started.saturating_sub(announced);
-    Ok(Figures::from([("reset".to_string(), reset), ("start".to_string(), start)]))
+    let reset = again.saturating_sub(announced);
+    Ok([("power-on", power_on), ("reset", reset), ("start", start)]
+        .map(|(name, figure)| (name.to_string(), figure))
+        .into())
 }
 
 /// Runs the emulator until the guest has come to its end `times` times, or by itself.
@@ -203,8 +242,8 @@ pub fn output(mut command: Command, times: usize, limit: Duration) -> Result<Str
 ///
 /// # Errors
 /// When there is none.
-pub fn version() -> Result<String> {
-    let text = process::output(Command::new(Arch::Aarch64.qemu()).arg("--version"))?;
+pub fn version(arch: Arch) -> Result<String> {
+    let text = process::output(Command::new(arch.qemu()).arg("--version"))?;
     Ok(text.lines().next().unwrap_or_default().to_string())
 }
 
@@ -227,8 +266,8 @@ mod tests {
     #[test]
     fn a_reset_takes_from_its_announcement_to_the_next_start() {
         let output = "bench start-virtual 3\nbench start-physical 5\nbench reset-physical 100\nbench-end\nbench start-physical 130\n";
-        let figures = reset(output).unwrap();
-        assert_eq!((figures["reset"], figures["start"]), (30, 3));
-        assert!(reset("bench start-physical 5\n").is_err());
+        let figures = restart(output).unwrap();
+        assert_eq!((figures["reset"], figures["start"], figures["power-on"]), (30, 3, 5));
+        assert!(restart("bench start-physical 5\n").is_err());
     }
 }

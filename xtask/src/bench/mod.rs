@@ -2,6 +2,7 @@
 
 pub mod budget;
 pub mod counter;
+pub mod document;
 pub mod figures;
 pub mod linux;
 pub mod machine;
@@ -28,12 +29,12 @@ use peers::Peer;
 /// Why figures say nothing.
 pub const OTHER_PROFILE: &str = "CARGO_PROFILE_RELEASE_* in the environment changes the image";
 
-/// Figures of a run with everything, which the documentation shows.
-const STORED: &str = "docs/performance.json";
-
 /// Options of `cargo xtask bench`.
 #[derive(Debug, Args)]
 pub struct Options {
+    /// Count only on machines of this architecture [default: both]
+    #[arg(long, value_enum)]
+    pub arch: Option<Arch>,
     /// Show how the figures differ from those in FILE
     #[arg(long, value_name = "FILE")]
     pub compare: Option<PathBuf>,
@@ -43,15 +44,25 @@ pub struct Options {
     /// Where the plot goes [default: bench.svg in the build folder]
     #[arg(long, value_name = "FILE")]
     pub plot: Option<PathBuf>,
-    /// Also count Linux, on the bare machine and under Bunshin (some minutes)
+    /// Also count Linux, on the bare machine and under Bunshin (aarch64; some minutes)
     #[arg(long)]
     pub linux: bool,
-    /// Also count another hypervisor, and with `--linux` Linux under it (some minutes each); can be repeated
+    /// Also count another hypervisor, and with `--linux` Linux under it (aarch64; some minutes each); can be repeated
     #[arg(long, value_enum, value_name = "PEER")]
     pub peer: Vec<Peer>,
+    /// Write figures, plot and tables into docs/; of what is not counted now, those of earlier
+    #[arg(long, conflicts_with = "arch")]
+    pub document: bool,
     /// Make the present figures the budget
     #[arg(long)]
     pub accept: bool,
+}
+
+impl Options {
+    /// What is counted.
+    fn archs(&self) -> Vec<Arch> {
+        self.arch.map_or_else(|| Arch::ALL.to_vec(), |arch| vec![arch])
+    }
 }
 
 /// Counts, prints, writes, compares.
@@ -59,15 +70,27 @@ pub struct Options {
 /// # Errors
 /// When an emulator fails or a figure is above its budget.
 pub fn run(workspace: &Workspace, options: &Options) -> Result<()> {
-    build::image(workspace, Arch::Aarch64)?;
-    build::guests(workspace, Arch::Aarch64)?;
-    let mut results = count(workspace)?;
-    beside(workspace, options, &mut results)?;
-    print!("\n{}", report::table(&results));
-    println!("\nInstructions more than on the bare machine; `bare` in all. {}", results.emulator);
-    if !results.linux.is_empty() {
-        print!("\n{}", report::linux_table(&results));
+    let archs = options.archs();
+    let beside_us = options.linux || !options.peer.is_empty();
+    ensure!(
+        !beside_us || archs.contains(&Arch::Aarch64),
+        "--linux and --peer count on aarch64; leave `--arch x86_64` out"
+    );
+    for arch in &archs {
+        build::image(workspace, *arch)?;
+        build::guests(workspace, *arch)?;
     }
+    let mut results = count(workspace, &archs)?;
+    beside(workspace, options, &mut results)?;
+    for arch in archs {
+        let counted = results.of(arch);
+        println!("\nOn {arch}, instructions more than on the bare machine; `bare` in all:\n");
+        print!("{}", report::table(arch, counted));
+        if !counted.linux.is_empty() {
+            print!("\n{}", report::linux_table(counted));
+        }
+    }
+    println!("\n{}", results.emulator);
     if let Some(file) = &options.compare {
         print!("\n{}", report::comparison(&Results::read(file)?, &results));
     }
@@ -77,11 +100,15 @@ pub fn run(workspace: &Workspace, options: &Options) -> Result<()> {
     results.write(&json)?;
     plot::draw(&results, &plot)?;
     println!("figures: {}\nplot: {}", json.display(), plot.display());
+    if options.document {
+        ensure!(machine::is_release(), "these figures say nothing: {OTHER_PROFILE}");
+        document::write(workspace, &results)?;
+    }
     let file = budget::file(workspace);
     if options.accept {
         ensure!(machine::is_release(), "these figures can't be the budget: {OTHER_PROFILE}");
         let mut budget = Budget::read(&file)?;
-        for (model, figures) in &results.bunshin {
+        for (model, figures) in results.models() {
             budget.set(model, figures);
         }
         budget.write(&file)?;
@@ -96,14 +123,18 @@ fn beside(workspace: &Workspace, options: &Options, results: &mut Results) -> Re
     if options.linux || !options.peer.is_empty() {
         setup::run(workspace, &setup::Options { arch: Some(Arch::Aarch64), ..Default::default() })?;
     }
-    let stored = workspace.root().join(STORED);
-    let Results { peers, linux, .. } =
-        if stored.is_file() { Results::read(&stored)? } else { Results::default() };
-    results.peers = peers;
+    let stored = workspace.root().join(document::FIGURES);
+    let stored = if stored.is_file() { Results::read(&stored)? } else { Results::default() };
+    for arch in options.archs() {
+        results.of_mut(arch).peers = stored.of(arch).peers.clone();
+    }
+    let counted = results.of_mut(Arch::Aarch64);
+    if options.linux || options.document {
+        counted.linux = stored.aarch64.linux;
+    }
     let payload = if options.linux {
         let payload = Payload::prepare(workspace)?;
-        results.linux = linux;
-        results.linux.extend(count_linux(workspace, &payload)?);
+        counted.linux.extend(count_linux(workspace, &payload)?);
         Some(payload)
     } else {
         None
@@ -111,30 +142,34 @@ fn beside(workspace: &Workspace, options: &Options, results: &mut Results) -> Re
     for peer in &options.peer {
         let name = peer.name();
         println!("counting {name}");
-        results.peers.insert(name.to_string(), peer.figures(workspace).context(name)?);
+        counted.peers.insert(name.to_string(), peer.figures(workspace).context(name)?);
         if let Some(payload) = &payload {
             let rows =
                 peer.linux(workspace, payload).with_context(|| format!("Linux under {name}"))?;
-            results.linux.insert(name.to_string(), rows);
+            counted.linux.insert(name.to_string(), rows);
         }
     }
     Ok(())
 }
 
-/// Counts on every model, with what is built.
+/// Counts on every model of `archs`, with what is built.
 ///
 /// # Errors
 /// As [`run`].
-fn count(workspace: &Workspace) -> Result<Results> {
-    let [model, ..] = machine::MODELS;
-    let mut bunshin = BTreeMap::new();
-    for model in machine::MODELS {
-        let figures = machine::bunshin(workspace, model).with_context(|| model.to_string())?;
-        bunshin.insert(model.to_string(), figures);
+fn count(workspace: &Workspace, archs: &[Arch]) -> Result<Results> {
+    let emulator = machine::version(*archs.first().unwrap_or(&Arch::Aarch64))?;
+    let mut results = Results { emulator, ..Results::default() };
+    for arch in archs {
+        let counted = results.of_mut(*arch);
+        for model in machine::models(*arch) {
+            let figures =
+                machine::bunshin(workspace, *arch, model).with_context(|| model.to_string())?;
+            counted.bunshin.insert(model.to_string(), figures);
+        }
+        counted.bare = machine::bare(workspace, *arch)?;
     }
-    let bare = machine::bare(workspace, model)?;
     machine::clean(workspace);
-    Ok(Results { emulator: machine::version()?, bare, bunshin, ..Results::default() })
+    Ok(results)
 }
 
 /// Counts Linux on the first model, with what is built.
@@ -168,5 +203,5 @@ pub fn check(workspace: &Workspace) -> Result<()> {
         println!("left out: {OTHER_PROFILE}");
         return Ok(());
     }
-    judge(workspace, &count(workspace)?)
+    judge(workspace, &count(workspace, &Arch::ALL)?)
 }

@@ -4,18 +4,33 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use anyhow::{Result, anyhow};
+use plotters::coord::Shift;
 use plotters::prelude::*;
+use plotters::style::text_anchor::{HPos, Pos, VPos};
 
-use super::figures::Results;
-use super::rows::{PUBLISHED, ROWS};
+use super::figures::{Counted, Figures, Results};
+use super::rows::{self, Row};
+use crate::arch::Arch;
 
-const WIDTH: u32 = 960;
-const BAR: i32 = 9;
-const GAP: i32 = 14;
-const LEFT: i32 = 310;
+const WIDTH: i32 = 960;
+/// Height of a bar, which has room for its figure, and of the space between two operations.
+const BAR: i32 = 13;
+const GAP: i32 = 12;
+/// Where bars begin; their names are on the left. On the right, figures behind the longest.
+const LEFT: i32 = 370;
 const RIGHT: i32 = 70;
-const TOP: i32 = 60;
+const MARGIN: i32 = 16;
+/// Height of a panel's heading and legend, and of its axis.
+const HEADING: i32 = 34;
+const LEGEND: i32 = 30;
+const AXIS: i32 = 24;
+/// Widths of the parts of a legend's entry.
+const PATCH: i32 = 12;
+const LETTER: i32 = 7;
 const FONT: &str = "sans-serif";
+const GRID: RGBColor = RGBColor(210, 210, 210);
+/// Rows with a longer bar are of another order than the rest: starts of whole machines.
+const MOST: u64 = 1_000_000;
 
 /// A series of bars with its colour.
 struct Series {
@@ -34,29 +49,76 @@ const COLOURS: [RGBColor; 6] = [
     RGBColor(86, 180, 233),
 ];
 
-fn series(results: &Results) -> Vec<Series> {
+/// What one architecture's part of the plot shows.
+struct Panel {
+    heading: String,
+    series: Vec<Series>,
+    rows: Vec<&'static Row>,
+}
+
+impl Panel {
+    /// The panel of `arch`, unless nothing was counted there.
+    fn new(arch: Arch, counted: &Counted) -> Option<Panel> {
+        let (model, figures) = counted.bunshin.iter().next()?;
+        let series = series(arch, counted, &format!("Bunshin ({model})"), figures);
+        let most = |row: &Row| series.iter().filter_map(|s| s.figures.get(row.name)).max().copied();
+        let shown = |row: &&Row| most(row).is_some_and(|most| 0 < most && most < MOST);
+        let rows = rows::rows(arch).iter().filter(shown).collect();
+        let heading =
+            format!("{arch}: instructions of one operation more than on the bare machine");
+        Some(Panel { heading, series, rows })
+    }
+
+    /// The bars of one operation, with their colours.
+    fn bars(&self, row: &Row) -> impl Iterator<Item = (RGBColor, u64)> {
+        let name = row.name;
+        self.series.iter().filter_map(move |one| Some((one.colour, *one.figures.get(name)?)))
+    }
+
+    /// Height of one operation.
+    fn group(&self, row: &Row) -> i32 {
+        BAR * self.bars(row).count() as i32 + GAP
+    }
+
+    /// Height of all operations.
+    fn groups(&self) -> i32 {
+        self.rows.iter().map(|row| self.group(row)).sum()
+    }
+
+    fn height(&self) -> i32 {
+        HEADING + LEGEND + AXIS + self.groups() + MARGIN
+    }
+
+    /// The longest bar.
+    fn most(&self) -> u64 {
+        let figures = self.rows.iter().flat_map(|row| self.bars(row));
+        figures.map(|(_, value)| value).max().unwrap_or(1).max(10)
+    }
+}
+
+fn series(arch: Arch, counted: &Counted, ours: &str, figures: &Figures) -> Vec<Series> {
     let mut all = Vec::new();
     let mut add = |name: &str, figures: BTreeMap<&'static str, u64>| {
         let colour = COLOURS[all.len() % COLOURS.len()];
         all.push(Series { name: name.to_string(), colour, figures });
     };
-    let over = |figures: &super::figures::Figures| {
-        ROWS.iter()
-            .filter_map(|row| Some((row.name, results.over_bare(figures, row.name)?)))
+    let over = |figures: &Figures| {
+        rows::rows(arch)
+            .iter()
+            .filter_map(|row| Some((row.name, counted.over_bare(figures, row.name)?)))
             .collect::<BTreeMap<_, _>>()
     };
-    if let Some((model, figures)) = results.bunshin.iter().next() {
-        add(&format!("Bunshin ({model})"), over(figures));
-    }
-    for (name, figures) in &results.peers {
+    add(ours, over(figures));
+    for (name, figures) in &counted.peers {
         add(name, over(figures));
     }
-    for (place, name) in PUBLISHED.iter().enumerate() {
+    for (place, name) in rows::published(arch).iter().enumerate() {
         // A peer that was measured with this guest needs no earlier figures.
-        if results.peers.contains_key(*name) {
+        if counted.peers.contains_key(*name) {
             continue;
         }
-        let figures = ROWS.iter().filter_map(|row| Some((row.name, row.published[place]?)));
+        let figures = rows::rows(arch).iter();
+        let figures = figures.filter_map(|row| Some((row.name, (*row.published.get(place)?)?)));
         add(&format!("{name} (published)"), figures.collect());
     }
     all
@@ -67,80 +129,116 @@ fn series(results: &Results) -> Vec<Series> {
 /// # Errors
 /// As the file system's.
 pub fn draw(results: &Results, file: &Path) -> Result<()> {
-    let all = series(results);
-    // Only rows that somebody else has, too, and that are not all of another order.
-    let rows: Vec<_> = ROWS
-        .iter()
-        .filter(|row| all.iter().filter(|s| s.figures.contains_key(row.name)).count() > 1)
-        .filter(|row| row.target != Some(0))
-        .collect();
-    let group = BAR * i32::try_from(all.len())? + GAP;
-    let legend = 18 * i32::try_from(all.len())?;
-    let height = TOP + group * i32::try_from(rows.len())? + legend + 20;
-    let area = SVGBackend::new(file, (WIDTH, height.unsigned_abs())).into_drawing_area();
-    let failed = |error: DrawingAreaErrorKind<std::io::Error>| anyhow!("can't draw: {error}");
-    area.fill(&WHITE).map_err(failed)?;
-    let heading = "Instructions of one operation more than on the bare machine (logarithmic)";
-    area.draw(&Text::new(heading, (20, 16), (FONT, 18).into_font())).map_err(failed)?;
-    let most = all.iter().flat_map(|s| s.figures.values()).copied().max().unwrap_or(1).max(10);
-    let scale = f64::from(WIDTH as i32 - LEFT - RIGHT) / (most as f64).log10();
-    let x = |value: u64| LEFT + ((value.max(1) as f64).log10() * scale) as i32;
-    let bottom = TOP + group * i32::try_from(rows.len())?;
-    let mut decade = 1;
-    while decade <= most {
-        let line =
-            PathElement::new([(x(decade), TOP - 8), (x(decade), bottom)], RGBColor(210, 210, 210));
-        area.draw(&line).map_err(failed)?;
-        let label =
-            Text::new(decade.to_string(), (x(decade) - 4, TOP - 22), (FONT, 12).into_font());
-        area.draw(&label).map_err(failed)?;
-        decade *= 10;
-    }
-    for (place, row) in rows.iter().enumerate() {
-        let mut y = TOP + group * i32::try_from(place)?;
-        let title = Text::new(row.title, (10, y + (group - GAP) / 2 - 8), (FONT, 14).into_font());
-        area.draw(&title).map_err(failed)?;
-        for one in &all {
-            if let Some(value) = one.figures.get(row.name) {
-                let bar =
-                    Rectangle::new([(LEFT, y), (x(*value), y + BAR - 1)], one.colour.filled());
-                area.draw(&bar).map_err(failed)?;
-                let at = (x(*value) + 4, y - 2);
-                let label = Text::new(value.to_string(), at, (FONT, 10).into_font());
-                area.draw(&label).map_err(failed)?;
-            }
-            y += BAR;
+    let panels = Arch::ALL.into_iter().filter_map(|arch| Panel::new(arch, results.of(arch)));
+    let panels: Vec<_> = panels.collect();
+    let height = MARGIN + panels.iter().map(Panel::height).sum::<i32>();
+    let size = (WIDTH.unsigned_abs(), height.unsigned_abs());
+    let area = SVGBackend::new(file, size).into_drawing_area();
+    let drawn = (|| {
+        area.fill(&WHITE)?;
+        let mut top = MARGIN;
+        for panel in &panels {
+            panel.draw(&area, top)?;
+            top += panel.height();
         }
+        area.present()
+    })();
+    drawn.map_err(|error| anyhow!("can't draw: {error}"))
+}
+
+type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
+type Drawn = Result<(), DrawingAreaErrorKind<std::io::Error>>;
+
+/// Writes `text` in the middle of its line, from `x` on, up to it, or around it.
+fn write(area: &Area<'_>, text: &str, (x, y): (i32, i32), size: i32, side: HPos) -> Drawn {
+    let style = (FONT, size).into_font().color(&BLACK).pos(Pos::new(side, VPos::Center));
+    area.draw(&Text::new(text, (x, y), style))
+}
+
+impl Panel {
+    /// Draws it below `top`.
+    fn draw(&self, area: &Area<'_>, top: i32) -> Drawn {
+        write(area, &self.heading, (MARGIN, top + HEADING / 2), 17, HPos::Left)?;
+        let mut at = MARGIN;
+        let y = top + HEADING + LEGEND / 2;
+        for one in &self.series {
+            let patch = [(at, y - PATCH / 2), (at + PATCH, y + PATCH / 2)];
+            area.draw(&Rectangle::new(patch, one.colour.filled()))?;
+            write(area, &one.name, (at + PATCH + 6, y), 13, HPos::Left)?;
+            at += 2 * PATCH + 12 + LETTER * one.name.len() as i32;
+        }
+        self.operations(area, top + HEADING + LEGEND + AXIS)
     }
-    let mut y = bottom + 6;
-    for one in &all {
-        let patch = Rectangle::new([(LEFT, y), (LEFT + 12, y + 12)], one.colour.filled());
-        area.draw(&patch).map_err(failed)?;
-        let name = Text::new(one.name.clone(), (LEFT + 20, y), (FONT, 13).into_font());
-        area.draw(&name).map_err(failed)?;
-        y += 18;
+
+    /// Draws axis and bars, the first bar below `top`.
+    fn operations(&self, area: &Area<'_>, top: i32) -> Drawn {
+        let most = self.most();
+        let scale = f64::from(WIDTH - LEFT - RIGHT) / (most as f64).log10();
+        let x = |value: u64| LEFT + ((value.max(1) as f64).log10() * scale) as i32;
+        let bottom = top + self.groups();
+        let mut decade = 1;
+        while decade <= most {
+            let line = [(x(decade), top - 8), (x(decade), bottom - GAP / 2)];
+            area.draw(&PathElement::new(line, GRID))?;
+            write(area, &decade.to_string(), (x(decade), top - AXIS / 2 - 4), 12, HPos::Center)?;
+            decade *= 10;
+        }
+        write(area, "logarithmic", (LEFT - 14, top - AXIS / 2 - 4), 12, HPos::Right)?;
+        let mut y = top;
+        for row in &self.rows {
+            let middle = y + (self.group(row) - GAP) / 2;
+            write(area, row.title, (LEFT - 10, middle), 13, HPos::Right)?;
+            for (colour, value) in self.bars(row) {
+                let bar = [(LEFT, y), (x(value), y + BAR - 2)];
+                area.draw(&Rectangle::new(bar, colour.filled()))?;
+                let at = (x(value) + 4, y + BAR / 2);
+                write(area, &value.to_string(), at, 11, HPos::Left)?;
+                y += BAR;
+            }
+            y += GAP;
+        }
+        Ok(())
     }
-    area.present().map_err(failed)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::bench::figures::Figures;
 
     #[test]
-    fn the_plot_names_rows_and_peers() {
-        let figures = Figures::from([("hypercall".to_string(), 100)]);
+    fn the_plot_names_rows_and_peers_of_every_architecture() {
+        let counted = |model: &str, row: &str| Counted {
+            bunshin: BTreeMap::from([(model.into(), Figures::from([(row.into(), 100)]))]),
+            ..Counted::default()
+        };
         let results = Results {
-            bunshin: BTreeMap::from([("max".to_string(), figures)]),
+            aarch64: counted("max", "hypercall"),
+            x86_64: counted("amd-v", "cpuid"),
             ..Results::default()
         };
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("plot.svg");
         draw(&results, &file).unwrap();
         let text = std::fs::read_to_string(file).unwrap();
-        for word in ["<svg", "hypercall, unknown function", "Bunshin (max)", "Bao (published)"] {
+        for word in [
+            "<svg",
+            "hypercall, unknown function",
+            "Bunshin (max)",
+            "Bao (published)",
+            "CPUID",
+            "Bunshin (amd-v)",
+            "KVM (published)",
+        ] {
             assert!(text.contains(word), "{word}");
         }
+    }
+
+    #[test]
+    fn starts_of_machines_are_of_another_order_and_not_shown() {
+        let figures = Figures::from([("reset".into(), 2 * MOST), ("eoi".into(), 3)]);
+        let bunshin = BTreeMap::from([("amd-v".into(), figures)]);
+        let panel = Panel::new(Arch::X86_64, &Counted { bunshin, ..Counted::default() }).unwrap();
+        let names: Vec<_> = panel.rows.iter().map(|row| row.name).collect();
+        assert!(names.contains(&"eoi") && !names.contains(&"reset"), "{names:?}");
     }
 }

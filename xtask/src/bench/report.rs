@@ -3,9 +3,10 @@
 use std::fmt::Write;
 
 use super::counter::Count;
-use super::figures::{BARE, BUNSHIN, Figures, Results};
+use super::figures::{BARE, BUNSHIN, Counted, Figures, Results};
 use super::linux;
-use super::rows::{PUBLISHED, ROWS};
+use super::rows::{published, rows};
+use crate::arch::Arch;
 
 /// A cell without a figure.
 const NONE: &str = "-";
@@ -15,26 +16,28 @@ fn cell(value: Option<u64>) -> String {
 }
 
 /// The table of `results` in Markdown, in instructions more than on the bare machine.
-pub fn table(results: &Results) -> String {
+pub fn table(arch: Arch, results: &Counted) -> String {
     let mut heading = vec!["operation".to_string(), "bare".to_string()];
     heading.extend(results.bunshin.keys().map(|model| format!("Bunshin, {model}")));
     heading.push("target".to_string());
     heading.extend(results.peers.keys().cloned());
     // A peer that was measured with this guest needs no earlier figures.
-    let published: Vec<_> = PUBLISHED
+    let published: Vec<_> = published(arch)
         .iter()
         .enumerate()
         .filter(|(_, name)| !results.peers.contains_key(**name))
         .collect();
     heading.extend(published.iter().map(|(_, name)| format!("{name} (published)")));
     let mut lines = vec![heading];
-    for row in ROWS {
+    for row in rows(arch) {
         let mut line = vec![row.title.to_string(), cell(results.bare.get(row.name).copied())];
         let over = |figures: &Figures| cell(results.over_bare(figures, row.name));
         line.extend(results.bunshin.values().map(over));
         line.push(cell(row.target));
         line.extend(results.peers.values().map(over));
-        line.extend(published.iter().map(|(place, _)| cell(row.published[*place])));
+        line.extend(
+            published.iter().map(|(place, _)| cell(row.published.get(*place).copied().flatten())),
+        );
         lines.push(line);
     }
     markdown(&lines)
@@ -42,7 +45,7 @@ pub fn table(results: &Results) -> String {
 
 /// The table of Linux, in instructions: all that the machine executes, as multiples of those on the bare machine, and the
 /// hypervisor's own where they are known.
-pub fn linux_table(results: &Results) -> String {
+pub fn linux_table(results: &Counted) -> String {
     let none = linux::Rows::new();
     let bare = results.linux.get(BARE).unwrap_or(&none);
     let mut systems: Vec<_> = results.linux.iter().filter(|(name, _)| *name != BARE).collect();
@@ -83,26 +86,24 @@ pub fn linux_table(results: &Results) -> String {
 pub fn comparison(before: &Results, now: &Results) -> String {
     let heading = ["operation", "CPU", "before", "now", "change"].map(String::from).to_vec();
     let mut lines = vec![heading];
-    for (model, figures) in &now.bunshin {
-        let Some(earlier) = before.bunshin.get(model) else { continue };
-        for row in ROWS {
-            let (old, new) = (earlier.get(row.name).copied(), figures.get(row.name).copied());
-            lines.push(vec![
-                row.title.to_string(),
-                model.clone(),
-                cell(old),
-                cell(new),
-                change(old, new),
-            ]);
+    for arch in Arch::ALL {
+        let (before, now) = (before.of(arch), now.of(arch));
+        for (model, figures) in &now.bunshin {
+            let Some(earlier) = before.bunshin.get(model) else { continue };
+            for row in rows(arch) {
+                let (old, new) = (earlier.get(row.name).copied(), figures.get(row.name).copied());
+                let title = row.title.to_string();
+                lines.push(vec![title, model.clone(), cell(old), cell(new), change(old, new)]);
+            }
         }
-    }
-    let (earlier, later) = (before.linux.get(BUNSHIN), now.linux.get(BUNSHIN));
-    if let (Some(earlier), Some(later)) = (earlier, later) {
-        for row in linux::ROWS {
-            let total = |rows: &linux::Rows| rows.get(row.name).copied().map(Count::total);
-            let (old, new) = (total(earlier), total(later));
-            let title = format!("Linux: {}", row.title);
-            lines.push(vec![title, NONE.to_string(), cell(old), cell(new), change(old, new)]);
+        let (earlier, later) = (before.linux.get(BUNSHIN), now.linux.get(BUNSHIN));
+        if let (Some(earlier), Some(later)) = (earlier, later) {
+            for row in linux::ROWS {
+                let total = |rows: &linux::Rows| rows.get(row.name).copied().map(Count::total);
+                let (old, new) = (total(earlier), total(later));
+                let title = format!("Linux: {}", row.title);
+                lines.push(vec![title, NONE.to_string(), cell(old), cell(new), change(old, new)]);
+            }
         }
     }
     markdown(&lines)
@@ -155,16 +156,17 @@ mod tests {
 
     fn results(eoi: u64) -> Results {
         let figures = |value| Figures::from([("eoi".to_string(), value)]);
-        Results {
+        let aarch64 = Counted {
             bare: figures(21),
             bunshin: BTreeMap::from([("max".into(), figures(eoi))]),
-            ..Results::default()
-        }
+            ..Counted::default()
+        };
+        Results { aarch64, ..Results::default() }
     }
 
     #[test]
     fn the_table_shows_what_is_more_than_on_the_bare_machine() {
-        let table = table(&results(25));
+        let table = table(Arch::Aarch64, &results(25).aarch64);
         let line = table.lines().find(|line| line.contains("acknowledge and end")).unwrap();
         let cells: Vec<_> = line.split('|').map(str::trim).collect();
         assert_eq!(cells[1..5], ["acknowledge and end", "21", "4", "0"], "{line}");
@@ -178,9 +180,9 @@ mod tests {
             linux::Rows::from([("boot".to_string(), Count { hypervisor, others })])
         };
         let linux = [(BARE, rows(0, 1000)), (BUNSHIN, rows(10, 1005)), ("KVM", rows(0, 1500))];
-        let results = Results {
+        let results = Counted {
             linux: linux.map(|(name, rows)| (name.to_string(), rows)).into(),
-            ..Results::default()
+            ..Counted::default()
         };
         let table = linux_table(&results);
         let line = table.lines().find(|line| line.contains("boot")).unwrap();

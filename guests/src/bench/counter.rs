@@ -1,7 +1,7 @@
 //! The clock of the benchmark and its rows.
 
-use guests::aarch64::timer::{self, Timer};
-use guests::println;
+use crate::machine::bench::{frequency, now};
+use crate::println;
 
 /// Repetitions of an operation that always takes the same way.
 const ROUNDS: u64 = 1024;
@@ -10,14 +10,9 @@ const WARM_UP: u64 = 16;
 
 const NANOSECONDS: u64 = 1_000_000_000;
 
-/// Ticks of the virtual counter.
-pub(crate) fn now() -> u64 {
-    Timer::Virtual.now()
-}
-
 /// Ticks in nanoseconds, rounded.
 pub(crate) fn nanoseconds(ticks: u64, rounds: u64) -> u64 {
-    let divisor = timer::frequency() * rounds;
+    let divisor = frequency() * rounds;
     (ticks * NANOSECONDS + divisor / 2) / divisor
 }
 
