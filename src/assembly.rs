@@ -20,7 +20,7 @@ use crate::disk::image::Extent;
 use crate::disk::{ImageDisk, PageSource, Partition, PartitionError, ReadOnly};
 use crate::memory::GuestMemory;
 use crate::network::switch::PortError;
-use crate::network::{MacAddress, PortMode, PortSettings, Switch, VlanId};
+use crate::network::{MacAddress, Port, PortMode, PortSettings, Switch, VlanId};
 use crate::virtio::balloon::{Balloon, PageOwner};
 use crate::virtio::block::{Block, Storage};
 use crate::virtio::console::Console;
@@ -64,8 +64,14 @@ pub struct HostResources {
     pub entropy: Arc<dyn Entropy>,
 }
 
-/// The balloon of a virtual machine, as the user sees it.
-pub type UserBalloon = Arc<Transport<Balloon>>;
+/// Devices of a virtual machine as the user sees them while it runs.
+#[derive(Default)]
+pub struct DeviceHandles {
+    /// How the user asks for memory back, if the machine has a balloon.
+    pub balloon: Option<Arc<Transport<Balloon>>>,
+    /// Its ports of the virtual network, by number.
+    pub ports: Vec<Arc<Port>>,
+}
 
 /// The devices of one virtual machine.
 pub struct Assembly {
@@ -75,8 +81,8 @@ pub struct Assembly {
     pub console: Arc<dyn ConsoleInput>,
     /// What the monitor answers goes here.
     pub monitor: Option<Arc<dyn ConsoleInput>>,
-    /// How the user asks for memory back.
-    pub balloon: Option<UserBalloon>,
+    /// What the user looks at and asks of.
+    pub handles: DeviceHandles,
 }
 
 /// Why a virtual machine cannot have a device.
@@ -124,6 +130,7 @@ pub fn assemble(config: &VmConfig, resources: &Resources<'_>) -> Result<Assembly
         let storage = storage(index, disk, resources)?;
         slots.add(Block::new(storage, &identity(&config.name, index)));
     }
+    let mut ports = Vec::new();
     for (index, net) in config.nets.iter().enumerate() {
         let mac = MacAddress(net.mac);
         let vlan = net.vlan.and_then(VlanId::new).unwrap_or(VlanId::UNTAGGED);
@@ -132,9 +139,11 @@ pub fn assemble(config: &VmConfig, resources: &Resources<'_>) -> Result<Assembly
         let port = port.map_err(|reason| AssemblyError::Port { index, reason })?;
         let device = slots.add(Net::new(port.clone(), mac));
         port.connect(&device);
+        ports.push(port);
     }
     let balloon = config.balloon.then(|| slots.add(Balloon::new(resources.pages.clone())));
-    Ok(Assembly { devices: slots.devices, console, monitor, balloon })
+    let handles = DeviceHandles { balloon, ports };
+    Ok(Assembly { devices: slots.devices, console, monitor, handles })
 }
 
 /// Slots that are taken.

@@ -7,5 +7,5 @@ pub mod switch;
 mod table;
 
 pub use frame::{MacAddress, VlanId};
-pub use port::{Port, PortMode, PortSettings, PortSink};
+pub use port::{Port, PortCounters, PortMode, PortSettings, PortSink};
 pub use switch::Switch;

@@ -13,7 +13,9 @@ use spin::Once;
 use crate::address::Instant;
 use crate::config::UplinkConfig;
 use crate::network::frame::LONGEST_TAGGED;
-use crate::network::{MacAddress, Port, PortMode, PortSettings, PortSink, Switch, VlanId};
+use crate::network::{
+    MacAddress, Port, PortCounters, PortMode, PortSettings, PortSink, Switch, VlanId,
+};
 
 /// Most frames that are taken from a device before others have a turn.
 const BATCH: usize = 64;
@@ -107,6 +109,11 @@ impl Uplinks {
             self.polled.store(polled, Ordering::Release);
             list
         });
+    }
+
+    /// What passed the ports of the host's devices, in the order of the configuration.
+    pub fn counters(&self) -> impl Iterator<Item = PortCounters> {
+        self.list.get().into_iter().flatten().map(|uplink| uplink.port.counters())
     }
 
     /// A device has interrupted. The caller then has its CPU look around.

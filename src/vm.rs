@@ -14,9 +14,11 @@ use log::{error, info};
 use spin::mutex::TicketMutex;
 
 use crate::address::{Instant, VcpuId};
+use crate::assembly::DeviceHandles;
 use crate::backend::{Backend, Machine, Reset};
 use crate::bus::{Bus, Progress};
 use crate::config::VmConfig;
+use crate::network::Port;
 use crate::statistics::Total;
 use crate::vcpu::{Power, VcpuHandle};
 use crate::virtio::Transport;
@@ -96,8 +98,8 @@ pub struct Vm<B: Backend> {
     stopping: AtomicBool,
     /// How often it was started, resets included.
     starts: AtomicU64,
-    /// How the user asks for memory of it.
-    balloon: Option<Arc<Transport<Balloon>>>,
+    /// Devices that the user may look at and ask of.
+    devices: DeviceHandles,
 }
 
 impl<B: Backend> Vm<B> {
@@ -117,18 +119,23 @@ impl<B: Backend> Vm<B> {
             preparation: TicketMutex::new(None),
             stopping: AtomicBool::new(true),
             starts: AtomicU64::new(0),
-            balloon: None,
+            devices: DeviceHandles::default(),
         }
     }
 
-    /// The same with a balloon among its devices.
-    pub fn with_balloon(self, balloon: Option<Arc<Transport<Balloon>>>) -> Self {
-        Vm { balloon, ..self }
+    /// The same with devices that the user may look at.
+    pub fn with_devices(self, devices: DeviceHandles) -> Self {
+        Vm { devices, ..self }
+    }
+
+    /// Its ports of the virtual network, by number.
+    pub fn ports(&self) -> &[Arc<Port>] {
+        &self.devices.ports
     }
 
     /// Its balloon, if it has one.
     pub fn balloon(&self) -> Option<&Arc<Transport<Balloon>>> {
-        self.balloon.as_ref()
+        self.devices.balloon.as_ref()
     }
 
     /// Bytes of its memory that it has at this moment.

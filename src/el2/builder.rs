@@ -7,7 +7,7 @@ use alloc::vec::Vec;
 use core::sync::atomic::AtomicU64;
 
 use bunshin::address::VcpuId;
-use bunshin::assembly::{self, HostResources, Resources, UserBalloon};
+use bunshin::assembly::{self, DeviceHandles, HostResources, Resources};
 use bunshin::bus::{Bus, InterruptLine, Space};
 use bunshin::config::VmConfig;
 use bunshin::console::Channel;
@@ -110,11 +110,11 @@ pub(crate) fn build(
         .map(|(number, home)| Arc::new(VcpuHandle::new(VcpuId(number), home)))
         .collect();
     machine.vcpus.call_once(|| handles.clone());
-    let (bus, balloon) = devices(&machine, resources)?;
+    let (bus, devices) = devices(&machine, resources)?;
     passthrough::connect(&machine);
     let vcpus =
         handles.iter().map(|handle| El2Vcpu::new(machine.clone(), handle.clone())).collect();
-    let vm = Vm::new(config.clone(), bus, machine, handles).with_balloon(balloon);
+    let vm = Vm::new(config.clone(), bus, machine, handles).with_devices(devices);
     let vm = Arc::new(vm);
     hypervisor.add(vm.clone(), vcpus);
     Ok(vm)
@@ -215,10 +215,7 @@ fn controller(mpidrs: &[u64], passed: &Passed) -> Result<Vgic, String> {
 }
 
 /// The devices of QEMU's `virt` that every guest has, and those of its configuration.
-fn devices(
-    machine: &Arc<Machine>,
-    host: &HostResources,
-) -> Result<(Bus, Option<UserBalloon>), String> {
+fn devices(machine: &Arc<Machine>, host: &HostResources) -> Result<(Bus, DeviceHandles), String> {
     let console = CONSOLE.add(&machine.config.name, machine.config.autostart);
     let mut bus = Bus::new();
     bus.attach(
@@ -240,17 +237,17 @@ fn devices(
     let clock = Arc::new(Pl031::new(Arc::new(Uptime), wire));
     bus.attach(Space::Memory, layout::RTC.base().get(), layout::RTC.size(), clock)
         .map_err(failed)?;
-    let balloon = virtio(machine, host, console, &mut bus)?;
-    Ok((bus, balloon))
+    let devices = virtio(machine, host, console, &mut bus)?;
+    Ok((bus, devices))
 }
 
-/// The virtio devices of the machine's configuration; the balloon, if it is among them.
+/// The virtio devices of the machine's configuration, and those that the user may look at.
 fn virtio(
     machine: &Arc<Machine>,
     host: &HostResources,
     console: Channel,
     bus: &mut Bus,
-) -> Result<Option<UserBalloon>, String> {
+) -> Result<DeviceHandles, String> {
     let port = CONSOLE.port(console);
     let config = &machine.config;
     let control = config.control.then(|| CONSOLE.port(CONSOLE.add_control(&config.name)));
@@ -281,5 +278,5 @@ fn virtio(
     }
     let count = u8::try_from(assembly.devices.len()).unwrap_or(u8::MAX);
     machine.virtio_devices.call_once(|| count);
-    Ok(assembly.balloon)
+    Ok(assembly.handles)
 }

@@ -43,7 +43,7 @@ stop VM          turn a VM off, as by pulling its plug
 reset VM         restart a VM from its images
 pause VM         stop a VM and its clocks
 resume VM        let a paused VM go on
-stats [VM]       exits by kind and time of the vCPUs
+stats [VM]       exits by kind and time of the vCPUs, frames of the network ports
 trace [CPU]      last exits of the host CPUs; `trace raw CPU` for programs
 mem              memory of the host
 balloon VM SIZE  ask a VM with a balloon to make do with SIZE (such as 96M) of memory

@@ -36,7 +36,9 @@ fn answer<B: Backend>(
             let (_, vm) = find(&vms, name)?;
             control(hypervisor, vm, *action)?
         }
-        Command::Stats(None) => report::statistics(hypervisor, &vms),
+        Command::Stats(None) => {
+            format!("{}{}", report::statistics(hypervisor, &vms), report::uplinks(hypervisor))
+        }
         Command::Stats(Some(name)) => {
             let (_, vm) = find(&vms, name)?;
             report::statistics(hypervisor, core::slice::from_ref(vm))

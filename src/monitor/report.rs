@@ -99,6 +99,17 @@ pub(super) fn statistics<B: Backend>(hypervisor: &Hypervisor<B>, vms: &[Arc<Vm<B
                 Total([&vcpu.exits].into_iter())
             );
         }
+        for (number, port) in vm.ports().iter().enumerate() {
+            line!(text, "  net {number}: {}", port.counters());
+        }
+    }
+    text
+}
+
+pub(super) fn uplinks<B: Backend>(hypervisor: &Hypervisor<B>) -> String {
+    let mut text = String::new();
+    for (number, counters) in hypervisor.uplinks.counters().enumerate() {
+        line!(text, "uplink {number}: {counters}");
     }
     text
 }

@@ -1,6 +1,7 @@
 //! A port of the switch: who may send what through it, and who gets what.
 
 use alloc::sync::{Arc, Weak};
+use core::fmt;
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use spin::Once;
@@ -86,6 +87,17 @@ pub struct PortCounters {
     pub vlan: u64,
     /// For this port, and lost because there was no space for them.
     pub lost: u64,
+}
+
+impl fmt::Display for PortCounters {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let PortCounters { sent, received, malformed, spoofed, vlan, lost } = self;
+        write!(
+            f,
+            "sent {sent}, received {received}, lost {lost}; refused: malformed {malformed}, from another's address \
+             {spoofed}, tagged for another VLAN {vlan}"
+        )
+    }
 }
 
 /// A port of a [`Switch`].

@@ -15,7 +15,7 @@ use crate::{Case, case, linux, vmfile};
 const LIMIT: Duration = Duration::from_secs(240);
 const MEMORY: u64 = 128 << 20;
 pub(crate) const PROMPT: &str = "bunshin> ";
-const SHELL: &str = "guest# ";
+pub(crate) const SHELL: &str = "guest# ";
 
 /// Resets of one machine beside another that works.
 const RESETS: [usize; 2] = [10, 100];
@@ -214,7 +214,7 @@ fn control() -> Result<()> {
 }
 
 /// The host's free memory in KiB, and a machine's, as `mem` says it.
-fn memory(emulator: &mut Emulator, name: &str) -> Result<(u64, u64)> {
+pub(crate) fn memory(emulator: &mut Emulator, name: &str) -> Result<(u64, u64)> {
     let text = ask(emulator, "mem")?;
     let number = |line: Option<&str>| {
         let word = line.and_then(|line| line.split_whitespace().nth(1));

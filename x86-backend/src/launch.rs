@@ -217,7 +217,7 @@ fn make_vm<E: Engine>(
     let (mut pc, mut bus): (Pc, Bus) =
         Pc::new(&config.name, ram, cpuid, mailboxes, console, images)
             .map_err(|_| "devices overlap")?;
-    let (virtio, balloon) =
+    let (virtio, devices) =
         virtio::attach(&config, resources, &pc.ram, &pc.ioapic, console, &mut bus)?;
     pc.images.describe(virtio);
     let pc = Arc::new(pc);
@@ -232,5 +232,5 @@ fn make_vm<E: Engine>(
         .zip(apics)
         .map(|(handle, apic)| X86Vcpu::new(handle.clone(), pc.clone(), apic, pinned))
         .collect::<Result<_, _>>()?;
-    Ok((Arc::new(Vm::new(config, bus, pc, handles).with_balloon(balloon)), vcpus))
+    Ok((Arc::new(Vm::new(config, bus, pc, handles).with_devices(devices)), vcpus))
 }

@@ -6,7 +6,7 @@ use alloc::string::{String, ToString};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
-use bunshin::assembly::{self, HostResources, Resources, UserBalloon};
+use bunshin::assembly::{self, DeviceHandles, HostResources, Resources};
 use bunshin::bus::{Bus, InterruptLine, Space};
 use bunshin::config::VmConfig;
 use bunshin::console::Channel;
@@ -21,7 +21,7 @@ use crate::host::console::CONSOLE;
 use crate::host::memory;
 use crate::ram::Ram;
 
-/// Makes the devices of `config`, puts them on `bus` and says where they are, and which is the balloon.
+/// Makes the devices of `config`, puts them on `bus` and says where they are, and which the user may look at.
 ///
 /// # Errors
 /// Why one of them cannot be.
@@ -32,7 +32,7 @@ pub(crate) fn attach(
     ioapic: &Arc<IoApic>,
     console: Channel,
     bus: &mut Bus,
-) -> Result<(Vec<VirtioSlot>, Option<UserBalloon>), String> {
+) -> Result<(Vec<VirtioSlot>, DeviceHandles), String> {
     let port = CONSOLE.port(console);
     let control = config.control.then(|| CONSOLE.port(CONSOLE.add_control(&config.name)));
     let wires = |slot: u8| -> Arc<dyn InterruptLine> { Arc::new(ioapic.line(pin(slot))) };
@@ -68,7 +68,7 @@ pub(crate) fn attach(
             interrupt: pin(slot).into(),
         });
     }
-    Ok((slots, assembly.balloon))
+    Ok((slots, assembly.handles))
 }
 
 /// Pin of the IOAPIC for a slot.
