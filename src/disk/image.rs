@@ -247,8 +247,8 @@ impl Storage for ImageDisk {
         Ok(())
     }
 
-    fn can_discard(&self) -> bool {
-        true
+    fn discard_block_size(&self) -> Option<u32> {
+        Some(PAGE as u32)
     }
 
     fn is_read_only(&self) -> bool {

@@ -169,8 +169,8 @@ impl Storage for Partition {
         self.disk.write_zeroes(place, count)
     }
 
-    fn can_discard(&self) -> bool {
-        self.disk.can_discard()
+    fn discard_block_size(&self) -> Option<u32> {
+        self.disk.discard_block_size()
     }
 
     fn is_read_only(&self) -> bool {

@@ -124,7 +124,10 @@ impl VirtioDevice for Block {
         Features::from(always)
             .union(Features::from(blk::F::RO).when(read_only))
             .union(Features::from(blk::F::WRITE_ZEROES).when(!read_only))
-            .union(Features::from(blk::F::DISCARD).when(!read_only && self.storage.can_discard()))
+            .union(
+                Features::from(blk::F::DISCARD)
+                    .when(!read_only && self.storage.discard_block_size().is_some()),
+            )
     }
 
     fn queue_sizes(&self) -> &[u16] {

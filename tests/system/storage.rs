@@ -11,6 +11,7 @@ use xtask::arch::Arch;
 use xtask::disk::{Format, SparseImage};
 use xtask::vmfile::VmFile;
 
+use crate::monitor::{SHELL, focus_on, memory, shell};
 use crate::{Case, case, vmfile};
 
 const LIMIT: Duration = Duration::from_secs(240);
@@ -25,6 +26,7 @@ pub(crate) fn trials(full: bool) -> Vec<Case> {
         let cuts = if full { CUTS_FULL } else { CUTS };
         cases.push(case(format!("storage::power_cuts/{arch}"), move || power_cuts(arch, cuts)));
         cases.push(case(format!("storage::disks_outlive_a_reset/{arch}"), move || reset(arch)));
+        cases.push(case(format!("storage::trimming_gives_memory_back/{arch}"), move || trim(arch)));
     }
     cases
 }
@@ -120,6 +122,33 @@ fn reset(arch: Arch) -> Result<()> {
         emulator.expect(expected)?;
     }
     emulator.finish().map(drop)
+}
+
+/// What a guest wrote to a disk image occupies the host's memory until the guest deletes it and says so.
+fn trim(arch: Arch) -> Result<()> {
+    const WRITTEN: u64 = 32 << 10;
+    let text = "[[vm]]\nname = \"one\"\nmemory = \"128M\"\nkernel = \"debian:6.1\"\ninitrd = \"busybox\"\n\
+         cmdline = \"quiet\"\n[[vm.disk]]\nsize = \"64M\"\nformat = \"ext4\"\n";
+    let file = VmFile::parse(text, "storage.rs")?;
+    let mut emulator = vmfile::boot(&file, arch, Path::new(""), LIMIT)?;
+    emulator.expect(SHELL)?;
+    let mut free = |work: &str| -> Result<u64> {
+        let text = shell(&mut emulator, &format!("{work} && echo do''ne"))?;
+        ensure!(text.ends_with("done"), "{text}");
+        let (free, _) = memory(&mut emulator, "one")?;
+        focus_on(&mut emulator, 1)?;
+        Ok(free)
+    };
+    let before = free("cd /mnt/vda && touch x && sync")?;
+    let full = free("dd if=/dev/urandom of=x bs=1M count=32 2> /dev/null && sync")?;
+    let after = free("rm x && sync && fstrim /mnt/vda")?;
+    let (taken, given) = (before.saturating_sub(full), after.saturating_sub(full));
+    ensure!(taken >= WRITTEN, "32 MiB were written, and {taken} KiB taken");
+    // The file's ends may share their blocks of 64 KiB with what stays.
+    let ends = 4 * 64;
+    ensure!(given + ends >= WRITTEN, "32 MiB were deleted, and {given} KiB given back");
+    println!("{arch}: {taken} KiB taken, {given} KiB given back");
+    Ok(())
 }
 
 /// Writes a disk with an empty file system.

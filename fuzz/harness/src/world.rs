@@ -178,7 +178,7 @@ impl Storage for Disk {
         self.access(sector, count as usize * SECTOR).map(|_| ())
     }
 
-    fn can_discard(&self) -> bool {
-        true
+    fn discard_block_size(&self) -> Option<u32> {
+        Some(512)
     }
 }

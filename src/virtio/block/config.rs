@@ -30,7 +30,8 @@ pub(super) fn of(storage: &dyn Storage) -> [u8; SIZE] {
         }
         rest = later;
     };
-    let discard_alignment = block.checked_div(super::storage::SECTOR as u32).unwrap_or(1);
+    let discards = storage.discard_block_size().unwrap_or(block);
+    let discard_alignment = discards.checked_div(super::storage::SECTOR as u32).unwrap_or(1);
     put(&storage.capacity_sectors().to_le_bytes());
     put(&0u32.to_le_bytes()); // size_max: no limit
     put(&SEG_MAX.to_le_bytes());

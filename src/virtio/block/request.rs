@@ -16,7 +16,8 @@ const SEGMENT: usize = 16;
 const UNMAP: u32 = 1;
 /// Bytes of the answer to `VIRTIO_BLK_T_GET_ID`.
 pub(super) const IDENTITY: usize = 20;
-/// Sectors that one job discards or zeroes.
+/// Most sectors that one job discards or zeroes. Jobs end at multiples of it, so that no block of the
+/// medium is cut into two parts of which neither is discarded.
 const RANGE_SECTORS: u64 = 2048;
 
 /// What a disk is, as far as requests need to know.
@@ -174,7 +175,8 @@ impl Request {
         }
         let whole = (most as u64).checked_div(SECTOR as u64).unwrap_or(0).min(self.left);
         let bytes = (whole as usize).saturating_mul(SECTOR);
-        let range = self.left.min(RANGE_SECTORS);
+        let inside = self.sector.checked_rem(RANGE_SECTORS).unwrap_or(0);
+        let range = self.left.min(RANGE_SECTORS.saturating_sub(inside));
         Ok(match self.kind {
             Kind::Read if self.left != 0 => Action::Read(self.sector, bytes),
             Kind::Write if self.left != 0 => Action::Write(self.sector, bytes),

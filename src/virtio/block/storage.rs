@@ -57,9 +57,10 @@ pub trait Storage: Send + Sync {
         (0..count).try_for_each(|offset| self.write(sector.saturating_add(offset), &[0; SECTOR]))
     }
 
-    /// Whether [`Storage::discard`] does anything.
-    fn can_discard(&self) -> bool {
-        false
+    /// Bytes that [`Storage::discard`] needs to do anything, a power of two from
+    /// [`Storage::block_size`] on and aligned to themselves; `None` if it does nothing.
+    fn discard_block_size(&self) -> Option<u32> {
+        None
     }
 
     /// Whether writes are refused.

@@ -64,8 +64,8 @@ impl Storage for Disk {
         Ok(())
     }
 
-    fn can_discard(&self) -> bool {
-        true
+    fn discard_block_size(&self) -> Option<u32> {
+        Some(SECTOR as u32)
     }
 
     fn is_read_only(&self) -> bool {
@@ -187,6 +187,15 @@ fn ranges_are_zeroed_and_discarded() {
     let segment = [&5u64.to_le_bytes()[..], &6u32.to_le_bytes(), &[0; 4]].concat();
     assert_eq!(request(&mut guest, 11, 0, &segment, 0).1, 0);
     assert_eq!(*disk.discards.lock().unwrap(), [(5, 6)]);
+}
+
+#[test]
+fn a_long_range_is_cut_where_blocks_of_the_medium_end() {
+    let disk = Disk::new(false);
+    let mut guest = guest(&disk, FLUSH | DISCARD);
+    let segment = [&5u64.to_le_bytes()[..], &4090u32.to_le_bytes(), &[0; 4]].concat();
+    assert_eq!(request(&mut guest, 11, 0, &segment, 0).1, 0);
+    assert_eq!(*disk.discards.lock().unwrap(), [(5, 2043), (2048, 2047)]);
 }
 
 #[test]
