@@ -33,9 +33,9 @@ const LARGE_HOST_MEMORY: Size = Size(5200 << 20);
 const CPUS: u32 = 2;
 
 /// Guests that test something, say what in TAP, and power off.
-const TESTS: [&str; 6] = ["hello", "timer", "interrupts", "smp", "memory", "sweep"];
+const TESTS: [&str; 7] = ["hello", "timer", "interrupts", "smp", "real_mode", "memory", "sweep"];
 /// Those that a bare machine passes too; `sweep` is for machines that nothing can harm.
-const ON_BARE_MACHINE: [&str; 5] = ["hello", "timer", "interrupts", "smp", "memory"];
+const ON_BARE_MACHINE: [&str; 6] = ["hello", "timer", "interrupts", "smp", "real_mode", "memory"];
 
 /// Models of Bochs with VT-x and EPT, and what the hypervisor says that they have.
 const VMX_MODELS: [(&str, &str); 4] = [
@@ -130,7 +130,10 @@ pub(crate) fn trials(full: bool) -> Vec<Case> {
             let name = format!("x86::the_missing_feature_is_named/{cpu}");
             cases.push(case(name, move || incapable_vmx(cpu, missing)));
         }
-        cases.push(case("x86::linux_selftest/debian:6.1/vmx", linux_on_vmx));
+        for (cpu, vcpus) in [(bochs::CPU, 1), (WITHOUT_REAL_MODE, CPUS)] {
+            let name = format!("x86::linux_selftest/debian:6.1/vmx/{cpu}");
+            cases.push(case(name, move || linux_on_vmx(cpu, vcpus)));
+        }
         cases.push(case("x86::a_user_works_at_the_shell/vmx", shell_on_vmx));
     }
     cases
@@ -393,10 +396,11 @@ fn incapable_vmx(cpu: &str, missing: &str) -> Result<()> {
     bochs.emulator.expect(missing).map(drop)
 }
 
-fn linux_on_vmx() -> Result<()> {
-    let vm = debian(Guest::Debian61, 1, linux::SELFTEST)?;
-    let text = Bochs::boot(bochs::CPU, 1, &[vm])?.finish()?;
-    for expected in ["selftest: cpus 1", "selftest: sleep ends", "selftest: end poweroff"] {
+fn linux_on_vmx(cpu: &str, vcpus: u32) -> Result<()> {
+    let vm = debian(Guest::Debian61, vcpus, linux::SELFTEST)?;
+    let text = Bochs::boot(cpu, 1, &[vm])?.finish()?;
+    let count = format!("selftest: cpus {vcpus}");
+    for expected in [&*count, "selftest: sleep ends", "selftest: end poweroff"] {
         ensure!(text.contains(expected), "no {expected:?} in\n{text}");
     }
     Ok(())
