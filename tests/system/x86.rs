@@ -67,7 +67,8 @@ pub(crate) fn trials(full: bool) -> Vec<Case> {
     cases.push(case("x86::a_multiboot_kernel_starts", multiboot));
     cases.push(case("x86::restarts_leave_free_memory_unchanged", restarts));
     cases.push(case("x86::without_a_bundle_the_embedded_guest_runs", embedded));
-    cases.push(case("x86::a_neighbour_survives_a_triple_fault", neighbour));
+    cases.push(case("x86::a_neighbour_survives_a_triple_fault", || neighbour("reset", 1)));
+    cases.push(case("x86::a_neighbour_survives_nonsense", || neighbour("chaos", CPUS)));
     cases.push(case("x86::iso_by_bios", || iso(&["-cdrom"])));
     cases.push(case("x86::iso_by_uefi", || iso(&["-bios", OVMF, "-cdrom"])));
     cases.push(case("x86::iso_on_a_disk_by_bios", || iso(&["-hda"])));
@@ -114,6 +115,12 @@ pub(crate) fn trials(full: bool) -> Vec<Case> {
         for name in ["interrupts", "smp"] {
             cases.push(case(format!("x86::guest/{name}/vmx/two_processors"), move || {
                 guest_on_vmx(bochs::CPU, CPUS, "VT-x on 2 processors", small(name, CPUS)?)
+            }));
+        }
+        for cpu in [bochs::CPU, WITHOUT_REAL_MODE] {
+            cases.push(case(format!("x86::a_neighbour_survives_nonsense/vmx/{cpu}"), move || {
+                let mut bochs = Bochs::boot(cpu, 1, &[small("chaos", CPUS)?, small("memory", 1)?])?;
+                bochs.emulator.expect("vm \"memory\": off").map(drop)
             }));
         }
         for (control, expected) in [
@@ -222,8 +229,8 @@ fn embedded() -> Result<()> {
 }
 
 /// One guest restarts all the time, by triple faults among others; the other finishes.
-fn neighbour() -> Result<()> {
-    let mut mad = small("reset", 1)?;
+fn neighbour(name: &str, vcpus: u32) -> Result<()> {
+    let mut mad = small(name, vcpus)?;
     let mut sane = small("memory", 1)?;
     mad.cpus = vec![0];
     sane.cpus = vec![0, 1];

@@ -12,7 +12,7 @@ use x86_backend::state::{CR0_PG, CR4_OSXSAVE, CR4_PAE, CR4_PCIDE, EFER_LMA, RAX,
 
 use super::X86Vcpu;
 use crate::engine::{Cause, ControlAccess, Engine, Field};
-use crate::host::PerCpu;
+use crate::host::{self, PerCpu};
 
 /// Bytes of instructions without their prefixes.
 mod length {
@@ -129,7 +129,10 @@ impl<E: Engine> X86Vcpu<E> {
             }
             Cause::Exception(event) => {
                 self.raise(event);
-                ExitKind::Injected
+                // Debug exceptions can follow each other with no instruction between them, and come before
+                // interrupts: only here does the host get a word in.
+                host::serve_interrupts();
+                return Some(Exit::HostInterrupt);
             }
             Cause::Undefined => {
                 self.raise_fault(event::UNDEFINED);
@@ -206,6 +209,7 @@ impl<E: Engine> X86Vcpu<E> {
             ControlAccess::Read { control, register } => {
                 let value = match control {
                     0 => self.field(Field::Cr0),
+                    2 => self.field(Field::Cr2),
                     3 => self.field(Field::Cr3),
                     4 => self.field(Field::Cr4),
                     8 => u64::from(self.apic.cr8()),
@@ -217,6 +221,10 @@ impl<E: Engine> X86Vcpu<E> {
             ControlAccess::Write { control, register } => {
                 let value = self.registers.get(register);
                 let done = match control {
+                    2 => {
+                        self.engine.write(Field::Cr2, value);
+                        true
+                    }
                     4 if !self.takes_control_4(value) => false,
                     8 => {
                         let valid = value <= 0xf;
