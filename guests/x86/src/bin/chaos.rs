@@ -119,7 +119,7 @@ mod guest {
                     code.put(&[0x66]);
                 }
                 code.put(&[0x0f, 0x01, pick(random, &[0x16, 0x16, 0x1e, 0x1e, 0x06, 0x0e, 0x36])]);
-                code.put(&u16::from(other % OPERANDS as u8 & !7).to_le_bytes());
+                code.put(&u16::from((other % OPERANDS as u8) & !7).to_le_bytes());
             }
             9 => code.put(&[0xcd, byte]),
             10 => code.put(&[pick(
@@ -263,9 +263,9 @@ mod guest {
             let mut table = region(TABLES + level as usize * 0x1000, 0x1000);
             for entry in 0..512u64 {
                 let value = match (level, entry) {
-                    (0, 0) => TABLES as u64 + 0x1000 | 7,
-                    (1, 0 | 1) => TABLES as u64 + 0x2000 + entry * 0x1000 | 1,
-                    (2 | 3, _) => ((level - 2) * 512 + entry) << 21 | 0x87,
+                    (0, 0) => (TABLES as u64 + 0x1000) | 7,
+                    (1, 0 | 1) => (TABLES as u64 + 0x2000 + entry * 0x1000) | 1,
+                    (2 | 3, _) => (((level - 2) * 512 + entry) << 21) | 0x87,
                     _ => 0,
                 };
                 table.put(&value.to_le_bytes());
