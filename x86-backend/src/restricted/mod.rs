@@ -14,7 +14,7 @@
 pub mod interrupt;
 pub mod segments;
 
-use crate::state::{CR0_PE, CR0_PG, CR4_PAE, CR4_PCIDE, EFER_LMA, EFER_LME};
+use crate::state::{CR0_PE, CR0_PG, CR4_PAE, CR4_PCIDE, EFER_LMA, EFER_LME, EFER_SCE};
 
 /// CR0: alignment mask.
 const CR0_AM: u64 = 1 << 18;
@@ -96,7 +96,9 @@ impl Mode {
     pub const fn efer(self, guest: u64) -> u64 {
         match self {
             Mode::Native => guest,
-            Mode::Unpaged | Mode::Real => guest & !(EFER_LME | EFER_LMA),
+            Mode::Unpaged => guest & !(EFER_LME | EFER_LMA),
+            // No system call leads out of virtual-8086 mode, whatever the processor thinks of them.
+            Mode::Real => guest & !(EFER_LME | EFER_LMA | EFER_SCE),
         }
     }
 }
