@@ -240,43 +240,45 @@ fn resize(emulator: &mut Emulator, mib: u64, enough: impl Fn(u64) -> bool) -> Re
     }
 }
 
-/// Debian's own driver inflates and deflates its balloon; the host's free memory follows, and what the
-/// user asked for outlasts a reset.
 fn balloon(arch: Arch) -> Result<()> {
-    const SMALL: u64 = 96 << 10;
-    const ALL: u64 = 256 << 10;
     let text = "[[vm]]\nname = \"one\"\nvcpus = 2\nmemory = \"256M\"\nkernel = \"debian:6.1\"\n\
          initrd = \"busybox\"\ncmdline = \"quiet\"\nballoon = true\n";
     let file = VmFile::parse(text, "monitor.rs")?;
     let folder = tempfile::tempdir()?;
     let mut emulator = vmfile::boot(&file, arch, folder.path(), LIMIT)?;
+    judge_balloon(&mut emulator)
+}
+
+/// Debian's own driver inflates and deflates the balloon of the machine "one", which has 256 MiB; the host's free
+/// memory follows, and what the user asked for outlasts a reset.
+pub(crate) fn judge_balloon(emulator: &mut Emulator) -> Result<()> {
+    const SMALL: u64 = 96 << 10;
+    const ALL: u64 = 256 << 10;
     emulator.expect(SHELL)?;
-    let (before, all) = memory(&mut emulator, "one")?;
+    let (before, all) = memory(emulator, "one")?;
     ensure!(all == ALL, "{all} KiB");
     // Tables are needed to take single pages out of blocks: 4 KiB for each 2 MiB, and few more.
     let tables = 4 * 128 + 64;
-    let less = resize(&mut emulator, 96, |own| own == SMALL)?;
+    let less = resize(emulator, 96, |own| own == SMALL)?;
     ensure!(less + tables >= before + ALL - SMALL, "free: {before} KiB, then {less} KiB");
-    shell_of(&mut emulator, 1)?;
-    let total = shell(&mut emulator, "grep MemTotal /proc/meminfo")?;
-    let after = resize(&mut emulator, 256, |own| own == ALL)?;
+    shell_of(emulator, 1)?;
+    let total = shell(emulator, "grep MemTotal /proc/meminfo")?;
+    let after = resize(emulator, 256, |own| own == ALL)?;
     ensure!(after + tables >= before && after <= before, "free: {before} KiB, then {after} KiB");
-    resize(&mut emulator, 96, |own| own == SMALL)?;
-    ask(&mut emulator, "reset one")?;
+    resize(emulator, 96, |own| own == SMALL)?;
+    ask(emulator, "reset one")?;
     emulator.expect("vm \"one\": started")?;
-    shell_of(&mut emulator, 1)?;
+    shell_of(emulator, 1)?;
     // What has not been touched since the reset has not come back at all.
-    let again = resize(&mut emulator, 96, |own| own <= SMALL)?;
+    let again = resize(emulator, 96, |own| own <= SMALL)?;
     ensure!(again + tables >= before + ALL - SMALL, "free: {before} KiB, then {again} KiB");
-    resize(&mut emulator, 256, |own| own > SMALL)?;
+    resize(emulator, 256, |own| own > SMALL)?;
     // All of it can be used.
-    shell_of(&mut emulator, 1)?;
+    shell_of(emulator, 1)?;
     let work = "mount -t tmpfs -o size=100m all /mnt; cd /mnt; \
                 dd if=/dev/urandom of=a bs=1M count=40 2> /dev/null; cp a b; cmp a b && echo sa''me";
-    let same = shell(&mut emulator, work)?;
+    let same = shell(emulator, work)?;
     ensure!(same.ends_with("same"), "{same}");
-    println!(
-        "{arch}: {before} KiB free, {less} with the balloon, {after} after it; inside {total}"
-    );
+    println!("{before} KiB free, {less} with the balloon, {after} after it; inside {total}");
     Ok(())
 }

@@ -14,7 +14,7 @@ use xtask::workspace::Workspace;
 use xtask::{bochs, build, image, qemu};
 
 use crate::emulator::Emulator;
-use crate::{Case, case, linux, tap};
+use crate::{Case, case, linux, monitor, tap};
 
 const LIMIT: Duration = Duration::from_secs(180);
 /// Bochs interprets every instruction: Debian takes some 6 minutes, and more on a busy machine.
@@ -142,6 +142,7 @@ pub(crate) fn trials(full: bool) -> Vec<Case> {
             cases.push(case(name, move || linux_on_vmx(cpu, vcpus)));
         }
         cases.push(case("x86::a_user_works_at_the_shell/vmx", shell_on_vmx));
+        cases.push(case("x86::a_balloon_gives_memory_back/vmx", balloon_on_vmx));
     }
     cases
 }
@@ -331,6 +332,16 @@ fn shell_on_vmx() -> Result<()> {
     ensure!(slept, "uptime before and after `sleep 1`: {times:?}");
     emulator.send("poweroff\n")?;
     bochs.finish().map(drop)
+}
+
+/// Pages leave a guest's tables while its other virtual CPU runs on another processor.
+fn balloon_on_vmx() -> Result<()> {
+    let mut vm = debian(Guest::Debian61, CPUS, "quiet")?;
+    vm.name = "one".into();
+    vm.memory = 256 << 20;
+    vm.balloon = true;
+    let mut bochs = Bochs::boot(bochs::CPU, CPUS, &[vm])?;
+    monitor::judge_balloon(&mut bochs.emulator)
 }
 
 /// What the first user does: looks around, sleeps, restarts, powers off.
