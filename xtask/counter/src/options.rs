@@ -3,9 +3,9 @@
 use std::ops::Range;
 use std::path::PathBuf;
 
-/// The instruction that marks a place: `HINT #127` (Arm ARM C6.2.126), which no architecture version gives a meaning
-/// and every CPU takes for a `NOP`.
-pub(crate) const MARK: [u8; 4] = 0xd503_2fff_u32.to_le_bytes();
+/// The instructions that mark a place, of AArch64 and of PCs: `HINT #127` (Arm ARM C6.2.126), which no architecture version
+/// gives a meaning and every CPU takes for a `NOP`; and `XCHG EBX, EBX`, which compilers have no use for.
+pub(crate) const MARKS: [&[u8]; 2] = [&0xd503_2fff_u32.to_le_bytes(), &[0x87, 0xdb]];
 
 /// The options of the plugin.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -46,19 +46,21 @@ fn hexadecimal(text: &str) -> Option<u64> {
 
 /// Tells addresses in the emulator's own memory from each other.
 ///
-/// The machine's RAM is one piece of the emulator's memory. A machine starts with its MMU off, so the first instruction
-/// says how far both are apart.
+/// The machine's RAM is one piece of the emulator's memory. A hypervisor is entered where it was loaded, so its first
+/// instruction says how far both are apart.
 #[derive(Debug, Default)]
 pub(crate) struct Memory {
     offset: Option<u64>,
 }
 
 impl Memory {
-    /// The physical address of an instruction at `host` in the emulator's memory. `virtual_address` is the one that the
-    /// machine knows it by.
-    pub(crate) fn physical(&mut self, host: u64, virtual_address: u64) -> u64 {
-        let offset = *self.offset.get_or_insert(host.wrapping_sub(virtual_address));
-        host.wrapping_sub(offset)
+    /// Whether an instruction at `host` in the emulator's memory is in `range` of the machine's. `virtual_address` is the
+    /// one that the machine knows it by.
+    pub(crate) fn holds(&mut self, range: &Range<u64>, host: u64, virtual_address: u64) -> bool {
+        if self.offset.is_none() && range.contains(&virtual_address) {
+            self.offset = Some(host.wrapping_sub(virtual_address));
+        }
+        self.offset.is_some_and(|offset| range.contains(&host.wrapping_sub(offset)))
     }
 }
 
@@ -86,14 +88,17 @@ mod tests {
     #[test]
     fn the_mark_is_a_hint_without_a_meaning() {
         const HINT: u32 = 0xd503_201f;
-        assert_eq!(u32::from_le_bytes(MARK), HINT | 127 << 5);
+        assert_eq!(MARKS[0], (HINT | 127 << 5).to_le_bytes());
     }
 
     #[test]
-    fn the_first_instruction_says_where_memory_is() {
+    fn the_hypervisors_first_instruction_says_where_memory_is() {
         let mut memory = Memory::default();
-        assert_eq!(memory.physical(0x7f00_0000_1000, 0x4000_0000), 0x4000_0000);
-        assert_eq!(memory.physical(0x7f00_0020_1000, 0xffff_0000_0000_0000), 0x4020_0000);
-        assert_eq!(memory.physical(0x7f00_0000_0000, 0), 0x3fff_f000);
+        let range = 0x4020_0000..0x4030_0000;
+        // Firmware, elsewhere in the emulator's memory.
+        assert!(!memory.holds(&range, 0x7e00_0000_0000, 0xffff_fff0));
+        assert!(memory.holds(&range, 0x7f00_0020_0000, 0x4020_0000));
+        assert!(memory.holds(&range, 0x7f00_0020_1000, 0xffff_0000_0000_0000));
+        assert!(!memory.holds(&range, 0x7f00_0000_0000, 0x4020_0000));
     }
 }

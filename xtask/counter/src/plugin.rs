@@ -5,7 +5,7 @@ use std::fs::File;
 use std::io::Write;
 use std::sync::{Mutex, OnceLock};
 
-use crate::options::{MARK, Memory, Options};
+use crate::options::{MARKS, Memory, Options};
 
 type Id = u64;
 
@@ -103,13 +103,12 @@ impl State {
                 qemu_plugin_insn_data(insn, code.as_mut_ptr().cast(), code.len()),
             )
         };
-        let physical = self.memory.physical(host, virtual_address);
-        let own = self.options.hypervisor.contains(&physical);
+        let own = self.memory.holds(&self.options.hypervisor, host, virtual_address);
         let counter = if own { self.hypervisor } else { self.others };
         // SAFETY: as above; the callback has the type that the emulator calls.
         unsafe {
             qemu_plugin_register_vcpu_insn_exec_inline_per_vcpu(insn, ADD, counter, 1);
-            if length == MARK.len() && code == MARK {
+            if MARKS.contains(&&code[..length.min(code.len())]) {
                 qemu_plugin_register_vcpu_insn_exec_cb(
                     insn,
                     mark,

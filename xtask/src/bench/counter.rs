@@ -6,8 +6,10 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, bail, ensure};
+use object::{Object, ObjectSegment};
 use serde::{Deserialize, Serialize};
 
+use crate::arch::Arch;
 use crate::build;
 use crate::process;
 use crate::workspace::Workspace;
@@ -41,8 +43,15 @@ impl Count {
     }
 }
 
-/// The instruction that the counter takes for a mark (`xtask/counter`): `HINT #127`, a `NOP` for every CPU.
-pub const MARK: [u8; 4] = 0xd503_2fff_u32.to_le_bytes();
+/// The instruction that the counter takes for a mark (`xtask/counter`): `HINT #127`, a `NOP` for every CPU, or `XCHG EBX, EBX`,
+/// which clears the upper half of RBX.
+pub const fn mark(arch: Arch) -> &'static [u8] {
+    const HINT: [u8; 4] = 0xd503_2fff_u32.to_le_bytes();
+    match arch {
+        Arch::Aarch64 => &HINT,
+        Arch::X86_64 => &[0x87, 0xdb],
+    }
+}
 
 /// Builds the counter and returns its file.
 ///
@@ -58,12 +67,18 @@ pub fn build(workspace: &Workspace) -> Result<PathBuf> {
     Ok(workspace.target().join("release/libinstruction_counter.so"))
 }
 
-/// Physical addresses of the hypervisor's `image`.
+/// Physical addresses of the hypervisor's `image`: an arm64 `Image`, or an ELF file on PCs.
 ///
 /// # Errors
 /// When it can't be read or is loaded somewhere else.
 pub fn range(image: &Path) -> Result<Range<u64>> {
     let data = fs::read(image).with_context(|| image.display().to_string())?;
+    if let Ok(elf) = object::File::parse(&*data) {
+        let segments = || elf.segments().filter(|segment| segment.size() > 0);
+        let first = segments().map(|segment| segment.address()).min();
+        let end = segments().map(|segment| segment.address() + segment.size()).max();
+        return first.zip(end).map(|(first, end)| first..end).context("no segment");
+    }
     let offset = data.get(TEXT_OFFSET).context("the image is cut off")?;
     ensure!(offset.iter().all(|byte| *byte == 0), "the image asks for an address of its own");
     Ok(LOADED..LOADED + data.len() as u64)

@@ -35,7 +35,7 @@ pub fn write(workspace: &Workspace, results: &Results) -> Result<()> {
         }
         if !counted.linux.is_empty() {
             let name = format!("linux {arch}");
-            page = with_table(&page, &name, &report::linux_table(counted))?;
+            page = with_table(&page, &name, &report::linux_tables(counted))?;
         }
     }
     fs::write(file(PAGE), page).with_context(|| format!("can't write {PAGE}"))?;
@@ -70,7 +70,7 @@ mod tests {
     #[test]
     fn the_page_has_a_place_for_every_table() {
         let page = fs::read_to_string(Workspace::locate().root().join(PAGE)).unwrap();
-        for name in ["aarch64", "x86_64", "linux aarch64"] {
+        for name in ["aarch64", "x86_64", "linux aarch64", "linux x86_64"] {
             with_table(&page, name, "").unwrap();
         }
     }

@@ -13,6 +13,9 @@ use crate::arch::Arch;
 /// Instructions by the name of the row.
 pub type Figures = BTreeMap<String, u64>;
 
+/// Linux on the bare machine ([`BARE`]), under Bunshin ([`BUNSHIN`]), and under others by their names.
+pub type Linux = BTreeMap<String, linux::Rows>;
+
 /// What was counted on machines of one architecture.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
@@ -24,9 +27,9 @@ pub struct Counted {
     /// Under others, by their names.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub peers: BTreeMap<String, Figures>,
-    /// Linux on the bare machine ([`BARE`]), under Bunshin ([`BUNSHIN`]), and under others by their names.
+    /// Linux by the machine that it is on ([`linux::Setup::name`]).
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    pub linux: BTreeMap<String, linux::Rows>,
+    pub linux: BTreeMap<String, Linux>,
 }
 
 /// What one run of the benchmark found.
@@ -42,9 +45,9 @@ pub struct Results {
     pub x86_64: Counted,
 }
 
-/// The machine without a hypervisor, in [`Counted::linux`].
+/// The machine without a hypervisor, in [`Linux`].
 pub const BARE: &str = "bare";
-/// This hypervisor, in [`Counted::linux`].
+/// This hypervisor, in [`Linux`].
 pub const BUNSHIN: &str = "Bunshin";
 
 impl Results {
@@ -88,6 +91,18 @@ impl Results {
     pub fn models(&self) -> impl Iterator<Item = (&str, &Figures)> {
         let models = Arch::ALL.into_iter().flat_map(|arch| &self.of(arch).bunshin);
         models.map(|(model, figures)| (model.as_str(), figures))
+    }
+
+    /// Everything that has a budget, with the name that it has there: each model of CPU, and the hypervisor's own
+    /// instructions under Linux on each machine.
+    pub fn budgeted(&self) -> Vec<(String, Figures)> {
+        let mut all: Vec<_> =
+            self.models().map(|(model, figures)| (model.to_string(), figures.clone())).collect();
+        for (setup, systems) in Arch::ALL.into_iter().flat_map(|arch| &self.of(arch).linux) {
+            let rows = systems.get(BUNSHIN).map(linux::own);
+            all.extend(rows.map(|rows| (linux::budget_name(setup), rows)));
+        }
+        all
     }
 }
 

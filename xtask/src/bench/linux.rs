@@ -9,14 +9,15 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use flate2::{Compression, write::GzEncoder};
 
-use super::counter::{self, Count, MARK};
-use super::machine::{self, GUEST_MEMORY, MODELS};
+use super::counter::{self, Count};
+use super::figures::Figures;
+use super::machine::{self, GUEST_MEMORY};
 use super::mark;
 use crate::arch::Arch;
 use crate::initramfs::{Archive, Module};
 use crate::modules;
 use crate::pack;
-use crate::qemu::{self, Devices};
+use crate::qemu;
 use crate::setup::Guest;
 use crate::vmfile::{Size, VmFile};
 use crate::workspace::Workspace;
@@ -64,6 +65,46 @@ pub const START: &str = "start";
 /// The row that is counted for seconds.
 const IDLE: &str = "idle";
 
+/// A machine on which Linux is counted, with as many virtual CPUs as CPUs.
+#[derive(Debug, Clone, Copy)]
+pub struct Setup {
+    /// Its architecture.
+    pub arch: Arch,
+    /// Model of its CPUs.
+    pub model: &'static str,
+    /// Number of its CPUs.
+    pub cpus: u32,
+}
+
+impl Setup {
+    const fn new(arch: Arch, model: &'static str, cpus: u32) -> Self {
+        Setup { arch, model, cpus }
+    }
+
+    /// Its name in tables and in JSON.
+    pub fn name(self) -> String {
+        let plural = if self.cpus == 1 { "" } else { "s" };
+        format!("{}, {} CPU{plural}", self.model, self.cpus)
+    }
+}
+
+/// Every machine on which Linux is counted. Peers are counted on the first.
+pub const SETUPS: [Setup; 3] = [
+    Setup::new(Arch::Aarch64, "cortex-a72", 1),
+    Setup::new(Arch::Aarch64, "max", 1),
+    Setup::new(Arch::X86_64, "amd-v", 1),
+];
+
+/// The name of a machine's counts among the budgets.
+pub fn budget_name(setup: &str) -> String {
+    format!("linux-{}", setup.replace(", ", "-").replace(' ', "-").to_lowercase())
+}
+
+/// The hypervisor's own counts, which repeat.
+pub fn own(rows: &Rows) -> Figures {
+    rows.iter().map(|(name, count)| (name.clone(), count.hypervisor)).collect()
+}
+
 /// The kernel, the RAM disk and the disk that every machine gets.
 #[derive(Debug)]
 pub struct Payload {
@@ -80,9 +121,9 @@ impl Payload {
     ///
     /// # Errors
     /// When `cargo xtask setup` has not fetched the guests.
-    pub fn prepare(workspace: &Workspace) -> Result<Self> {
+    pub fn prepare(workspace: &Workspace, arch: Arch) -> Result<Self> {
         let fetched = |guest: Guest| {
-            let file = guest.file(Arch::Aarch64).map(|file| workspace.guests().join(file));
+            let file = guest.file(arch).map(|file| workspace.guests().join(file));
             file.with_context(|| format!("there is no {} for this architecture", guest.name()))
         };
         let fetched_kernel = fetched(Guest::Debian61)?;
@@ -91,30 +132,48 @@ impl Payload {
             format!("can't read {}; run `cargo xtask setup`", busybox.display())
         })?;
         let modules = modules::read(&fetched_kernel.with_file_name("modules"))?;
-        let kernel = workspace.target().join("bench-linux.img");
-        fs::write(&kernel, marked(fs::read(&fetched_kernel)?)?)?;
-        let initrd = workspace.target().join("bench-linux.cpio.gz");
-        fs::write(&initrd, ramdisk(&busybox, &modules)?)?;
-        let disk = workspace.target().join("bench-linux.disk");
+        let file = |what: &str| workspace.target().join(format!("bench-linux-{arch}.{what}"));
+        let kernel = file("img");
+        fs::write(&kernel, marked(arch, fs::read(&fetched_kernel)?)?)?;
+        let initrd = file("cpio.gz");
+        fs::write(&initrd, ramdisk(arch, &busybox, &modules)?)?;
+        let disk = file("disk");
         fs::File::create(&disk)?.set_len(DISK)?;
         Ok(Payload { kernel, initrd, disk })
     }
 }
 
-/// The arm64 `Image` `kernel` with a mark in place of its first instruction. That one does nothing either: its encoding is
-/// the signature of an EFI program (Linux, Documentation/arch/arm64/booting.rst, `code0`).
-fn marked(mut kernel: Vec<u8>) -> Result<Vec<u8>> {
-    ensure!(kernel.starts_with(b"MZ"), "the kernel's first instruction is not that of an EFI stub");
-    kernel[..MARK.len()].copy_from_slice(&MARK);
+/// Sectors of a `bzImage` before its protected-mode part, less one (Linux, Documentation/arch/x86/boot.rst, `setup_sects`).
+const SETUP_SECTORS: usize = 0x1f1;
+const SECTOR: usize = 512;
+/// Offset of the 64-bit entry in the protected-mode part.
+const ENTRY_64: usize = 0x200;
+
+/// `kernel` with a mark in place of its first instructions. Those do nothing either.
+///
+/// That of an arm64 `Image` is the signature of an EFI program (Linux, Documentation/arch/arm64/booting.rst, `code0`). At the
+/// 64-bit entry of a `bzImage`, where all loaders come by, they are `CLD` and `CLI`: both flags are clear already.
+fn marked(arch: Arch, mut kernel: Vec<u8>) -> Result<Vec<u8>> {
+    let (at, expected): (usize, &[u8]) = match arch {
+        Arch::Aarch64 => (0, b"MZ"),
+        Arch::X86_64 => {
+            let sectors = kernel.get(SETUP_SECTORS).copied().unwrap_or(0);
+            ((usize::from(sectors) + 1) * SECTOR + ENTRY_64, &[0xfc, 0xfa])
+        }
+    };
+    let mark = counter::mark(arch);
+    let place = kernel.get_mut(at..at + mark.len()).context("the kernel is cut off")?;
+    ensure!(place.starts_with(expected), "the kernel does not begin as kernels do");
+    place.copy_from_slice(mark);
     Ok(kernel)
 }
 
 /// The RAM disk: busybox, the drivers of the disk, `mark`, and what runs the workloads.
-fn ramdisk(busybox: &[u8], modules: &[Module]) -> Result<Vec<u8>> {
+fn ramdisk(arch: Arch, busybox: &[u8], modules: &[Module]) -> Result<Vec<u8>> {
     let mut archive = Archive::new(GzEncoder::new(Vec::new(), Compression::best()));
     archive.folders(&["bin", "dev", "lib", "proc", "sys", "tmp"])?;
     archive.shell(busybox)?;
-    archive.program("bin/mark", &mark::program())?;
+    archive.program("bin/mark", &mark::program(arch))?;
     archive.program("init", include_bytes!("linux-init"))?;
     let drivers = DRIVERS.into_iter().filter_map(|name| modules.iter().find(|m| m.name == name));
     let mut order = Vec::new();
@@ -131,38 +190,61 @@ fn ramdisk(busybox: &[u8], modules: &[Module]) -> Result<Vec<u8>> {
 ///
 /// # Errors
 /// When the emulator fails or Linux does not come to its end.
-pub fn bare(workspace: &Workspace, counter: &Path, payload: &Payload) -> Result<Rows> {
-    let [model, ..] = MODELS;
-    let mut command = Command::new(Arch::Aarch64.qemu());
+pub fn bare(
+    workspace: &Workspace,
+    counter: &Path,
+    payload: &Payload,
+    setup: Setup,
+) -> Result<Rows> {
+    let mut command = Command::new(setup.arch.qemu());
+    match setup.arch {
+        Arch::Aarch64 => command.args(["-M", "virt,gic-version=3,dtb-randomness=off"]),
+        // The machine of the emulator whose devices are those of the guests.
+        Arch::X86_64 => command.args(["-M", "microvm,acpi=on,rtc=on,pit=on,pic=on"]),
+    };
     command
-        .args(["-M", "virt,gic-version=3,dtb-randomness=off"])
-        .args(["-cpu", &machine::model(model), "-smp", "1", "-m", GUEST_MEMORY, "-nographic"])
-        .args(["-append", "console=ttyAMA0"]);
+        .args(["-cpu", &machine::bare_cpu(setup.arch, setup.model)])
+        .args(["-smp", &setup.cpus.to_string()])
+        .args(["-m", GUEST_MEMORY, "-nographic"])
+        .args(["-append", &format!("console={}", setup.arch.console())]);
     qemu::boot(&mut command, &payload.kernel, &payload.initrd);
-    Devices { disks: vec![payload.disk.clone()], nics: 0 }.add_to(&mut command, Arch::Aarch64);
+    // A disk that finishes at once: the time that a file takes is not the machine's, and it idles for as long.
+    let disk = format!("if=none,id=disk0,driver=null-co,size={DISK},read-zeroes=on");
+    command
+        .args(["-global", "virtio-mmio.force-legacy=false"])
+        .args(["-global", "virtio-mmio.ioeventfd=off"])
+        .args(["-drive", &disk, "-device", "virtio-blk-device,drive=disk0"]);
     run(workspace, command, counter, &(0..0))
 }
 
-/// Linux under Bunshin, one virtual CPU on one CPU.
+/// Linux under Bunshin, each virtual CPU pinned to a CPU.
 ///
 /// # Errors
 /// As [`bare`].
-pub fn bunshin(workspace: &Workspace, counter: &Path, payload: &Payload) -> Result<Rows> {
-    let [model, ..] = MODELS;
+pub fn bunshin(
+    workspace: &Workspace,
+    counter: &Path,
+    payload: &Payload,
+    setup: Setup,
+) -> Result<Rows> {
+    let Setup { arch, model, cpus } = setup;
     let text = format!(
-        "[[vm]]\nname = \"linux\"\nmemory = \"{GUEST_MEMORY}\"\nkernel = {:?}\ninitrd = {:?}\n\
-         cmdline = \"console=ttyAMA0\"\n[[vm.disk]]\nsize = \"{}M\"\n",
+        "[[vm]]\nname = \"linux\"\nvcpus = {cpus}\npinned = true\nmemory = \"{GUEST_MEMORY}\"\nkernel = {:?}\n\
+         initrd = {:?}\ncmdline = \"console={}\"\n[[vm.disk]]\nsize = \"{}M\"\n",
         payload.kernel.display().to_string(),
         payload.initrd.display().to_string(),
+        arch.console(),
         DISK >> 20,
     );
     let file = VmFile::parse(&text, "benchmark")?;
     let bundle = workspace.target().join("bench-linux.itb");
-    pack::write(&bundle, &pack::bundle(&file, Path::new(""), workspace, Arch::Aarch64)?)?;
-    let host = qemu::Machine { gic: 3, cpu: Some(machine::model(model)), smp: None };
-    let mut command = host.command(Arch::Aarch64, 1, HOST_MEMORY)?;
-    command.args(["-machine", "dtb-randomness=off"]);
-    let image = workspace.image(Arch::Aarch64);
+    pack::write(&bundle, &pack::bundle(&file, Path::new(""), workspace, arch)?)?;
+    let host = qemu::Machine { gic: 3, cpu: Some(machine::cpu(arch, model)), smp: None };
+    let mut command = host.command(arch, cpus, HOST_MEMORY)?;
+    if arch == Arch::Aarch64 {
+        command.args(["-machine", "dtb-randomness=off"]);
+    }
+    let image = workspace.image(arch);
     qemu::boot(&mut command, &image, &bundle);
     run(workspace, command, counter, &counter::range(&image)?)
 }
@@ -221,9 +303,23 @@ mod tests {
 
     #[test]
     fn the_kernel_begins_with_a_mark() {
-        let kernel = marked(b"MZ\0\x91and more".to_vec()).unwrap();
-        assert!(kernel.starts_with(&MARK) && kernel.ends_with(b"and more"));
-        assert!(marked(b"\0\0\0\x14and more".to_vec()).is_err());
+        let kernel = marked(Arch::Aarch64, b"MZ\0\x91and more".to_vec()).unwrap();
+        assert!(kernel.starts_with(counter::mark(Arch::Aarch64)) && kernel.ends_with(b"and more"));
+        assert!(marked(Arch::Aarch64, b"\0\0\0\x14and more".to_vec()).is_err());
+        let mut kernel = vec![0; 4096];
+        kernel[SETUP_SECTORS] = 2;
+        assert!(marked(Arch::X86_64, kernel.clone()).is_err());
+        kernel[0x800..0x804].copy_from_slice(&[0xfc, 0xfa, 0x31, 0xc0]);
+        assert_eq!(marked(Arch::X86_64, kernel).unwrap()[0x800..0x804], [0x87, 0xdb, 0x31, 0xc0]);
+    }
+
+    #[test]
+    fn names_of_budgets_are_toml_keys() {
+        let names = SETUPS.map(|setup| budget_name(&setup.name()));
+        assert_eq!(
+            names,
+            ["cortex-a72", "max", "amd-v"].map(|model| format!("linux-{model}-1-cpu"))
+        );
     }
 
     #[test]

@@ -58,10 +58,18 @@ pub const fn models(arch: Arch) -> &'static [&'static str] {
 }
 
 /// What the emulator calls a host's model. Time-stamp counters of PCs tick a nanosecond when it counts.
-fn cpu(arch: Arch, cpu: &str) -> String {
+pub fn cpu(arch: Arch, cpu: &str) -> String {
     match arch {
         Arch::Aarch64 => model(cpu),
         Arch::X86_64 => PC_CPU.to_string(),
+    }
+}
+
+/// What the emulator calls the model of a machine without a hypervisor.
+pub fn bare_cpu(arch: Arch, cpu: &str) -> String {
+    match arch {
+        Arch::Aarch64 => model(cpu),
+        Arch::X86_64 => "max".to_string(),
     }
 }
 
@@ -72,12 +80,11 @@ fn cpu(arch: Arch, cpu: &str) -> String {
 pub fn bare(workspace: &Workspace, arch: Arch) -> Result<Figures> {
     let mut command = Command::new(arch.qemu());
     match arch {
-        Arch::Aarch64 => command
-            .args(["-M", "virt,gic-version=3,dtb-randomness=off"])
-            .args(["-cpu", &model(MODELS[0])]),
-        Arch::X86_64 => command.args(["-M", "q35", "-no-reboot", "-cpu", "max"]),
+        Arch::Aarch64 => command.args(["-M", "virt,gic-version=3,dtb-randomness=off"]),
+        Arch::X86_64 => command.args(["-M", "q35", "-no-reboot"]),
     };
     command
+        .args(["-cpu", &bare_cpu(arch, MODELS[0])])
         .args(["-smp", &CPUS.to_string()])
         .args(["-m", GUEST_MEMORY, "-nographic"])
         .arg("-kernel")

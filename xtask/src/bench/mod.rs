@@ -12,7 +12,6 @@ pub mod plot;
 pub mod report;
 pub mod rows;
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, ensure};
@@ -22,7 +21,7 @@ use crate::arch::Arch;
 use crate::workspace::Workspace;
 use crate::{build, setup};
 use budget::Budget;
-use figures::Results;
+use figures::{Counted, Results};
 use linux::Payload;
 use peers::Peer;
 
@@ -44,7 +43,7 @@ pub struct Options {
     /// Where the plot goes [default: bench.svg in the build folder]
     #[arg(long, value_name = "FILE")]
     pub plot: Option<PathBuf>,
-    /// Also count Linux, on the bare machine and under Bunshin (aarch64; some minutes)
+    /// Also count Linux, on the bare machine and under Bunshin (some minutes)
     #[arg(long)]
     pub linux: bool,
     /// Also count another hypervisor, and with `--linux` Linux under it (aarch64; some minutes each); can be repeated
@@ -71,10 +70,9 @@ impl Options {
 /// When an emulator fails or a figure is above its budget.
 pub fn run(workspace: &Workspace, options: &Options) -> Result<()> {
     let archs = options.archs();
-    let beside_us = options.linux || !options.peer.is_empty();
     ensure!(
-        !beside_us || archs.contains(&Arch::Aarch64),
-        "--linux and --peer count on aarch64; leave `--arch x86_64` out"
+        options.peer.is_empty() || archs.contains(&Arch::Aarch64),
+        "peers are counted on aarch64; leave `--arch x86_64` out"
     );
     for arch in &archs {
         build::image(workspace, *arch)?;
@@ -87,7 +85,7 @@ pub fn run(workspace: &Workspace, options: &Options) -> Result<()> {
         println!("\nOn {arch}, instructions more than on the bare machine; `bare` in all:\n");
         print!("{}", report::table(arch, counted));
         if !counted.linux.is_empty() {
-            print!("\n{}", report::linux_table(counted));
+            print!("\n{}", report::linux_tables(counted));
         }
     }
     println!("\n{}", results.emulator);
@@ -108,8 +106,8 @@ pub fn run(workspace: &Workspace, options: &Options) -> Result<()> {
     if options.accept {
         ensure!(machine::is_release(), "these figures can't be the budget: {OTHER_PROFILE}");
         let mut budget = Budget::read(&file)?;
-        for (model, figures) in results.models() {
-            budget.set(model, figures);
+        for (name, figures) in results.budgeted() {
+            budget.set(&name, &figures);
         }
         budget.write(&file)?;
         return Ok(());
@@ -121,32 +119,31 @@ pub fn run(workspace: &Workspace, options: &Options) -> Result<()> {
 /// figures of an earlier run are in the documentation. Peers change only with their packages.
 fn beside(workspace: &Workspace, options: &Options, results: &mut Results) -> Result<()> {
     if options.linux || !options.peer.is_empty() {
-        setup::run(workspace, &setup::Options { arch: Some(Arch::Aarch64), ..Default::default() })?;
+        setup::run(workspace, &setup::Options { arch: options.arch, ..Default::default() })?;
     }
     let stored = workspace.root().join(document::FIGURES);
     let stored = if stored.is_file() { Results::read(&stored)? } else { Results::default() };
     for arch in options.archs() {
-        results.of_mut(arch).peers = stored.of(arch).peers.clone();
+        let (counted, stored) = (results.of_mut(arch), stored.of(arch));
+        counted.peers = stored.peers.clone();
+        if options.linux || options.document {
+            counted.linux = stored.linux.clone();
+        }
+        if options.linux {
+            count_linux(workspace, arch, counted)?;
+        }
     }
     let counted = results.of_mut(Arch::Aarch64);
-    if options.linux || options.document {
-        counted.linux = stored.aarch64.linux;
-    }
-    let payload = if options.linux {
-        let payload = Payload::prepare(workspace)?;
-        counted.linux.extend(count_linux(workspace, &payload)?);
-        Some(payload)
-    } else {
-        None
-    };
     for peer in &options.peer {
         let name = peer.name();
         println!("counting {name}");
         counted.peers.insert(name.to_string(), peer.figures(workspace).context(name)?);
-        if let Some(payload) = &payload {
+        if options.linux {
+            let [setup, ..] = linux::SETUPS;
+            let payload = Payload::prepare(workspace, setup.arch)?;
             let rows =
-                peer.linux(workspace, payload).with_context(|| format!("Linux under {name}"))?;
-            counted.linux.insert(name.to_string(), rows);
+                peer.linux(workspace, &payload).with_context(|| format!("Linux under {name}"))?;
+            counted.linux.entry(setup.name()).or_default().insert(name.to_string(), rows);
         }
     }
     Ok(())
@@ -172,14 +169,22 @@ fn count(workspace: &Workspace, archs: &[Arch]) -> Result<Results> {
     Ok(results)
 }
 
-/// Counts Linux on the first model, with what is built.
-fn count_linux(workspace: &Workspace, payload: &Payload) -> Result<BTreeMap<String, linux::Rows>> {
+/// Counts Linux on every machine of `arch`, with what is built.
+fn count_linux(workspace: &Workspace, arch: Arch, counted: &mut Counted) -> Result<()> {
     let counter = counter::build(workspace)?;
-    let bare = linux::bare(workspace, &counter, payload).context("Linux on the bare machine")?;
-    let bunshin = linux::bunshin(workspace, &counter, payload).context("Linux under Bunshin")?;
-    Ok([(figures::BARE, bare), (figures::BUNSHIN, bunshin)]
-        .map(|(name, rows)| (name.to_string(), rows))
-        .into())
+    let payload = Payload::prepare(workspace, arch)?;
+    for setup in linux::SETUPS.into_iter().filter(|setup| setup.arch == arch) {
+        let name = setup.name();
+        println!("counting Linux on {name}");
+        let bare = linux::bare(workspace, &counter, &payload, setup);
+        let bare = bare.with_context(|| format!("Linux on the bare machine, {name}"))?;
+        let bunshin = linux::bunshin(workspace, &counter, &payload, setup);
+        let bunshin = bunshin.with_context(|| format!("Linux under Bunshin, {name}"))?;
+        let systems = counted.linux.entry(name).or_default();
+        systems.insert(figures::BARE.to_string(), bare);
+        systems.insert(figures::BUNSHIN.to_string(), bunshin);
+    }
+    Ok(())
 }
 
 /// Compares with the budget.

@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use super::counter::Count;
-use super::figures::{BARE, BUNSHIN, Counted, Figures, Results};
+use super::figures::{BARE, BUNSHIN, Counted, Figures, Linux, Results};
 use super::linux;
 use super::rows::{published, rows};
 use crate::arch::Arch;
@@ -43,21 +43,30 @@ pub fn table(arch: Arch, results: &Counted) -> String {
     markdown(&lines)
 }
 
-/// The table of Linux, in instructions: all that the machine executes, as multiples of those on the bare machine, and the
-/// hypervisor's own where they are known.
-pub fn linux_table(results: &Counted) -> String {
+/// The tables of Linux, one a machine, in instructions: all that the machine executes, as multiples of those on the bare
+/// machine, and the hypervisor's own where they are known.
+pub fn linux_tables(results: &Counted) -> String {
+    let mut names: Vec<_> = results.linux.iter().collect();
+    // In the order in which they are counted.
+    let place = |name: &str| linux::SETUPS.iter().position(|setup| setup.name() == name);
+    names.sort_by_key(|(name, _)| place(name));
+    let tables = names.iter().map(|(name, systems)| linux_table(name, systems));
+    tables.collect::<Vec<_>>().join("\n")
+}
+
+fn linux_table(name: &str, results: &Linux) -> String {
     let none = linux::Rows::new();
-    let bare = results.linux.get(BARE).unwrap_or(&none);
-    let mut systems: Vec<_> = results.linux.iter().filter(|(name, _)| *name != BARE).collect();
+    let bare = results.get(BARE).unwrap_or(&none);
+    let mut systems: Vec<_> = results.iter().filter(|(name, _)| *name != BARE).collect();
     // Bunshin first.
     systems.sort_by_key(|(name, _)| (*name != BUNSHIN, *name));
-    let mut heading = vec!["Linux 6.1, one CPU".to_string(), BARE.to_string()];
+    let mut heading = vec![format!("Linux 6.1 on {name}"), BARE.to_string()];
     // Of a host that is an operating system nobody knows which instructions are the hypervisor's.
     let known = |rows: &linux::Rows| rows.values().any(|count| count.hypervisor != 0);
     for (name, rows) in &systems {
         heading.extend([name.to_string(), "of bare".to_string()]);
         if known(rows) {
-            heading.push("at EL2".to_string());
+            heading.push("its own".to_string());
         }
     }
     let mut lines = vec![heading];
@@ -96,13 +105,14 @@ pub fn comparison(before: &Results, now: &Results) -> String {
                 lines.push(vec![title, model.clone(), cell(old), cell(new), change(old, new)]);
             }
         }
-        let (earlier, later) = (before.linux.get(BUNSHIN), now.linux.get(BUNSHIN));
-        if let (Some(earlier), Some(later)) = (earlier, later) {
+        for (setup, systems) in &now.linux {
+            let earlier = before.linux.get(setup).and_then(|systems| systems.get(BUNSHIN));
+            let (Some(earlier), Some(later)) = (earlier, systems.get(BUNSHIN)) else { continue };
             for row in linux::ROWS {
                 let total = |rows: &linux::Rows| rows.get(row.name).copied().map(Count::total);
                 let (old, new) = (total(earlier), total(later));
                 let title = format!("Linux: {}", row.title);
-                lines.push(vec![title, NONE.to_string(), cell(old), cell(new), change(old, new)]);
+                lines.push(vec![title, setup.clone(), cell(old), cell(new), change(old, new)]);
             }
         }
     }
@@ -180,11 +190,11 @@ mod tests {
             linux::Rows::from([("boot".to_string(), Count { hypervisor, others })])
         };
         let linux = [(BARE, rows(0, 1000)), (BUNSHIN, rows(10, 1005)), ("KVM", rows(0, 1500))];
-        let results = Counted {
-            linux: linux.map(|(name, rows)| (name.to_string(), rows)).into(),
-            ..Counted::default()
-        };
-        let table = linux_table(&results);
+        let linux = linux.map(|(name, rows)| (name.to_string(), rows)).into();
+        let results =
+            Counted { linux: [("max, 1 CPU".to_string(), linux)].into(), ..Counted::default() };
+        let table = linux_tables(&results);
+        assert!(table.contains("Linux 6.1 on max, 1 CPU"), "{table}");
         let line = table.lines().find(|line| line.contains("boot")).unwrap();
         let cells: Vec<_> = line.split('|').map(str::trim).collect();
         assert_eq!(cells[2..8], ["1000", "1015", "1.015", "10", "1500", "1.500"], "{table}");
