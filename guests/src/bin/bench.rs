@@ -1,4 +1,4 @@
-//! Counts what operations cost that a hypervisor may have to carry out: [`guests::bench`].
+//! Counts what operations cost that a hypervisor may have to carry out: `guests::bench`.
 #![cfg_attr(target_os = "none", no_std, no_main)]
 
 #[cfg(all(target_os = "none", target_arch = "aarch64"))]
