@@ -112,9 +112,14 @@ pub(crate) fn trials(full: bool) -> Vec<Case> {
                 }));
             }
         }
-        for name in ["interrupts", "smp"] {
-            cases.push(case(format!("x86::guest/{name}/vmx/two_processors"), move || {
-                guest_on_vmx(bochs::CPU, CPUS, "VT-x on 2 processors", small(name, CPUS)?)
+        for (cpu, name) in [
+            (bochs::CPU, "interrupts"),
+            (bochs::CPU, "smp"),
+            (WITHOUT_REAL_MODE, "smp"),
+            (WITHOUT_REAL_MODE, "real_mode"),
+        ] {
+            cases.push(case(format!("x86::guest/{name}/vmx/{cpu}/two_processors"), move || {
+                guest_on_vmx(cpu, CPUS, "VT-x on 2 processors", small(name, CPUS)?)
             }));
         }
         for cpu in [bochs::CPU, WITHOUT_REAL_MODE] {

@@ -74,6 +74,8 @@ impl Vmx {
             reason::RDMSR => Cause::ReadMsr,
             reason::WRMSR => Cause::WriteMsr,
             reason::PAUSE => Cause::Pause,
+            // The host looks for its interrupts, of which the guest may not have been interrupted.
+            reason::PREEMPTION_TIMER if self.mode == Mode::Real => Cause::HostInterrupt,
             reason::PREEMPTION_TIMER => Cause::Deadline,
             reason::EPT_VIOLATION => self.nested_fault(),
             reason::TABLE_REGISTER => Cause::Refused,

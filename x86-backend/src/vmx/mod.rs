@@ -46,6 +46,10 @@ const EPT_POINTER: u64 = 6 | (4 - 1) << 3;
 const PAUSE_GAP: u64 = 128;
 const PAUSE_WINDOW: u64 = 4096;
 
+/// Longest run in nanoseconds of a guest whose real mode is virtual-8086 mode: Bochs 2.7 ends that with
+/// interrupts off for no interrupt of the host, which processors do (SDM 26.2).
+const REAL_MODE_RUN: u64 = 1_000_000;
+
 /// Activity states: it executes instructions, or waits in HLT.
 const ACTIVITY_ACTIVE: u64 = 0;
 const ACTIVITY_HLT: u64 = 1;
@@ -100,7 +104,10 @@ impl Vmx {
         let timer = &PerCpu::current().timer;
         let Some(counter) = self.controls.preemption_timer else { return timer.arm() };
         timer.disarm();
-        let deadline = timer.deadline();
+        let mut deadline = timer.deadline();
+        if self.mode == Mode::Real {
+            deadline = deadline.min(timer::now().0.saturating_add(timer::ticks(REAL_MODE_RUN)));
+        }
         let pin = if deadline == NEVER {
             self.controls.pin
         } else {
