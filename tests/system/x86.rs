@@ -67,8 +67,8 @@ pub(crate) fn trials(full: bool) -> Vec<Case> {
     cases.push(case("x86::a_multiboot_kernel_starts", multiboot));
     cases.push(case("x86::restarts_leave_free_memory_unchanged", restarts));
     cases.push(case("x86::without_a_bundle_the_embedded_guest_runs", embedded));
-    cases.push(case("x86::a_neighbour_survives_a_triple_fault", || neighbour("reset", 1)));
-    cases.push(case("x86::a_neighbour_survives_nonsense", || neighbour("chaos", CPUS)));
+    cases.push(case("x86::a_neighbour_survives_a_triple_fault", neighbour));
+    cases.push(case("x86::a_neighbour_survives_nonsense", || beside("chaos", CPUS).map(drop)));
     cases.push(case("x86::iso_by_bios", || iso(&["-cdrom"])));
     cases.push(case("x86::iso_by_uefi", || iso(&["-bios", OVMF, "-cdrom"])));
     cases.push(case("x86::iso_on_a_disk_by_bios", || iso(&["-hda"])));
@@ -234,15 +234,20 @@ fn embedded() -> Result<()> {
     emulator.finish().map(drop)
 }
 
-/// One guest restarts all the time, by triple faults among others; the other finishes.
-fn neighbour(name: &str, vcpus: u32) -> Result<()> {
+/// A guest with a neighbour that keeps its first CPU busy with something strange.
+fn beside(name: &str, vcpus: u32) -> Result<Emulator> {
     let mut mad = small(name, vcpus)?;
     let mut sane = small("memory", 1)?;
     mad.cpus = vec![0];
     sane.cpus = vec![0, 1];
     let mut emulator = boot(&[mad, sane], CPUS)?;
     emulator.expect("vm \"memory\": off")?;
-    emulator.survive(Duration::from_secs(1))
+    Ok(emulator)
+}
+
+/// One guest restarts all the time, by triple faults among others; the other finishes.
+fn neighbour() -> Result<()> {
+    beside("reset", 1)?.survive(Duration::from_secs(1))
 }
 
 /// The medium that `cargo xtask image pc` makes, in a drive.
