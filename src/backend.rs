@@ -21,6 +21,13 @@ pub trait Backend: Sized + Send + Sync + 'static {
     /// Time on this host.
     fn now(&self) -> Instant;
 
+    /// Time of the exit that is being handled, or a little later. Unlike [`Backend::now`] it does not wait for
+    /// anything that the caller has done since.
+    #[inline(always)]
+    fn exit_time(&self) -> Instant {
+        self.now()
+    }
+
     /// Ticks of [`Backend::now`] per second.
     fn frequency(&self) -> u64;
 

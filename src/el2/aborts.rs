@@ -17,7 +17,7 @@ use crate::el2::host::host;
 use crate::el2::injection::translate_stage1;
 use crate::el2::percpu;
 use crate::el2::registers::{read_aliased, read_register};
-use crate::el2::vcpu::El2Vcpu;
+use crate::el2::vcpu::{El2Vcpu, Left};
 
 /// `HPFAR_EL2.FIPA` and how far it is shifted: bits 47:12 of the address stand in 43:4.
 const FIPA_MASK: u64 = 0x0fff_ffff_fff0;
@@ -72,16 +72,16 @@ pub(crate) enum ControllerAccess {
 impl El2Vcpu {
     /// A data access that stage 2 does not translate.
     #[inline(always)]
-    pub(crate) fn data_abort(&mut self, abort: DataAbort) -> Option<Exit> {
+    pub(crate) fn data_abort(&mut self, abort: DataAbort) -> Left {
         if !abort.is_plain() {
-            return self.rare_data_abort(abort);
+            return Left::kept(self.rare_data_abort(abort));
         }
         self.plain_access(abort)
     }
 
     /// A load or store that the syndrome describes, and which is completed by what it says.
     #[inline(always)]
-    fn plain_access(&mut self, abort: DataAbort) -> Option<Exit> {
+    fn plain_access(&mut self, abort: DataAbort) -> Left {
         let address = self.fault_page() | self.raw_exit().detail & PAGE_OFFSET;
         let width = width_of(abort);
         let operation = if abort.is_write() {
@@ -96,13 +96,12 @@ impl El2Vcpu {
                 ControllerAccess::Elsewhere => {}
                 ControllerAccess::Done(value) => {
                     self.finish_plain_access(abort, value);
-                    return None;
+                    return Left::Nothing;
                 }
-                ControllerAccess::Again => return None,
+                ControllerAccess::Again => return Left::Nothing,
             }
         }
-        let completion = IN_SYNDROME;
-        Some(Exit::Io(IoAccess { space: Space::Memory, address, width, operation, completion }))
+        Left::Device(address, width, operation)
     }
 
     /// One access to an address that is not memory: the interrupt controller answers here,
@@ -112,7 +111,6 @@ impl El2Vcpu {
         address: u64,
         width: Width,
         operation: Operation,
-        completion: Completion,
     ) -> Option<Exit> {
         let offset = address.wrapping_sub(CONTROLLER_BASE);
         let answer = if offset < CONTROLLER_BYTES {
@@ -121,15 +119,9 @@ impl El2Vcpu {
             ControllerAccess::Elsewhere
         };
         match answer {
-            ControllerAccess::Elsewhere => Some(Exit::Io(IoAccess {
-                space: Space::Memory,
-                address,
-                width,
-                operation,
-                completion,
-            })),
+            ControllerAccess::Elsewhere => Some(device_access(address, width, operation)),
             ControllerAccess::Done(value) => {
-                self.finish_access(completion, value);
+                self.finish_access(value);
                 None
             }
             ControllerAccess::Again => None,
@@ -218,9 +210,9 @@ impl El2Vcpu {
     /// Finishes an access: the value, zero-extended, to its register, and past the instruction
     /// unless more of its accesses follow.
     #[inline(always)]
-    pub(crate) fn finish_access(&mut self, completion: Completion, value: u64) {
+    pub(crate) fn finish_access(&mut self, value: u64) {
         if self.emulation.is_some() {
-            return self.finish_emulated_access(completion, value);
+            return self.finish_emulated_access(value);
         }
         self.finish_plain_access(Syndrome::new(self.raw_exit().cause).data_abort(), value);
     }
@@ -228,13 +220,14 @@ impl El2Vcpu {
     /// Finishes the access that `abort` describes.
     #[inline(always)]
     fn finish_plain_access(&mut self, abort: DataAbort, value: u64) {
+        let state = self.state();
         // A write completes with nothing for a register.
         if !abort.is_write() {
-            let plain = !abort.sign_extend() && !self.may_be_big_endian();
+            let plain = !abort.sign_extend() && !self.may_be_big_endian(state);
             let value = if plain { value } else { self.converted(abort, value) };
             self.registers.set(abort.register(), value);
         }
-        self.skip(4);
+        self.skip_from(state, 4);
     }
 
     /// What a load that changes the value puts into its register.
@@ -248,7 +241,7 @@ impl El2Vcpu {
     /// A register's value in the order of bytes on the bus, and back.
     #[inline(always)]
     pub(crate) fn to_bus(&self, value: u64, width: Width) -> u64 {
-        if self.may_be_big_endian() {
+        if self.may_be_big_endian(self.state()) {
             self.swapped_to_bus(value, width)
         } else {
             value & width.mask()
@@ -256,25 +249,30 @@ impl El2Vcpu {
     }
 
     #[inline(always)]
-    fn may_be_big_endian(&self) -> bool {
-        let sctlr = read_aliased!(self.e2h, "c1_c0_0");
-        ProgramState::new(self.registers.pstate).may_be_big_endian(sctlr)
+    fn may_be_big_endian(&self, state: ProgramState) -> bool {
+        state.may_be_big_endian(read_aliased!(self.e2h, "c1_c0_0"))
     }
 
     /// The same where a big-endian guest is possible.
     #[cold]
     fn swapped_to_bus(&self, value: u64, width: Width) -> u64 {
-        let state = ProgramState::new(self.registers.pstate);
+        let state = self.state();
         let sctlr = read_aliased!(self.e2h, "c1_c0_0");
         let size = access_size(width);
         register_file::to_memory_order(value, size, state.is_big_endian(sctlr)) & width.mask()
     }
 
-    /// Aborts other than plain loads and stores to device space.
+    /// Aborts other than plain loads and stores to device space; true if something is kept for the core.
     #[cold]
-    fn rare_data_abort(&mut self, abort: DataAbort) -> Option<Exit> {
+    fn rare_data_abort(&mut self, abort: DataAbort) -> bool {
+        let exit = self.other_data_abort(abort);
+        self.keep(exit)
+    }
+
+    fn other_data_abort(&mut self, abort: DataAbort) -> Option<Exit> {
         if abort.is_emulable() && abort.has_intermediate_address() {
-            return self.plain_access(abort);
+            let left = self.plain_access(abort);
+            return self.exit_of(left);
         }
         // Cache maintenance by address on a device does nothing.
         if abort.cache_maintenance() && !abort.on_stage1_walk() {
@@ -290,7 +288,7 @@ impl El2Vcpu {
         if abort.on_stage1_walk() {
             return Some(Exit::MemoryFault { address: page, access });
         }
-        let state = ProgramState::new(self.registers.pstate);
+        let state = self.state();
         let far = self.raw_exit().detail;
         let address = if abort.has_intermediate_address() {
             self.fault_page() | far & PAGE_OFFSET
@@ -356,9 +354,14 @@ fn width_of(abort: DataAbort) -> Width {
     }
 }
 
-/// The completion of an access that the syndrome describes: it stays with the virtual CPU.
-const IN_SYNDROME: Completion =
-    Completion { register: 0, width: Width::Byte, sign_extend: false, wide: false, length: 0 };
+/// An access for the core. Its completion says nothing: the syndrome, or what is being emulated, stays here.
+#[inline(always)]
+pub(crate) fn device_access(address: u64, width: Width, operation: Operation) -> Exit {
+    const COMPLETION: Completion =
+        Completion { register: 0, width: Width::Byte, sign_extend: false, wide: false, length: 0 };
+    let (space, completion) = (Space::Memory, COMPLETION);
+    Exit::Io(IoAccess { space, address, width, operation, completion })
+}
 
 /// A width in the terms of the `traps` crate.
 pub(crate) const fn access_size(width: Width) -> AccessSize {

@@ -11,28 +11,30 @@ use psci::{Call, ErrorCode, Features, Response};
 
 use crate::el2::entropy;
 use crate::el2::stolen_time::StolenTimePage;
-use crate::el2::vcpu::El2Vcpu;
+use crate::el2::vcpu::{El2Vcpu, Left};
 
 impl El2Vcpu {
     /// Answers a call whose registers are the guest's X0 to X3.
     #[inline(always)]
-    pub(crate) fn call(&mut self) -> Option<Exit> {
+    pub(crate) fn call(&mut self) -> Left {
         let [function, ..] = self.registers.x;
-        let Some(x0) = psci::immediate(function as u32) else { return self.served_call() };
+        let Some(x0) = psci::immediate(function as u32) else {
+            return Left::kept(self.served_call());
+        };
         self.return_values(psci::value(x0));
         self.handle().exits.count(ExitKind::Hypercall);
-        None
+        Left::Nothing
     }
 
-    /// A call of a service that is offered.
+    /// A call of a service that is offered; true if something is kept for the core.
     #[inline(never)]
-    fn served_call(&mut self) -> Option<Exit> {
+    fn served_call(&mut self) -> bool {
         let exit = self.answer_call();
         if exit.is_none() {
             // What goes to the core is counted there.
             self.handle().exits.count(ExitKind::Hypercall);
         }
-        exit
+        self.keep(exit)
     }
 
     fn answer_call(&mut self) -> Option<Exit> {
@@ -153,6 +155,9 @@ impl El2Vcpu {
 
     /// The core's answer to a request of PSCI.
     pub(crate) fn answer_power(&mut self, answer: PowerAnswer) {
+        if answer != PowerAnswer::Success {
+            self.waits = false;
+        }
         let outcome = match answer {
             PowerAnswer::Success => Ok(()),
             PowerAnswer::AlreadyOn => Err(ErrorCode::AlreadyOn),

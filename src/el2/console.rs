@@ -45,7 +45,7 @@ impl HostLine for SerialLine {
     }
 
     fn nudge(&self) {
-        percpu::this().reconsider.set(true);
+        percpu::this().ask(percpu::Asks::RECONSIDER);
     }
 }
 

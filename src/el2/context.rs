@@ -3,22 +3,27 @@
 use core::fmt;
 
 /// General registers, program counter and PSTATE of a guest, or of EL2 itself
-/// in a fault report. The layout is known to `switch.S`.
+/// in a fault report. The layout is known to `switch.S`, for which it is a stack
+/// while the guest runs: hence the alignment.
 #[derive(Debug, Clone, Copy)]
-#[repr(C)]
+#[repr(C, align(16))]
 pub(crate) struct Registers {
     /// X0 to X30.
     pub(crate) x: [u64; 31],
-    /// `ELR_EL2`.
+    /// `ELR_EL2`. That of a guest is in the register while the guest is loaded.
     pub(crate) pc: u64,
-    /// `SPSR_EL2`.
+    /// `SPSR_EL2`, as `pc`.
     pub(crate) pstate: u64,
-    /// Stack pointer of EL2; only in a fault report.
+    /// Stack pointer of EL2 in a fault report, and for after the exit.
     pub(crate) sp: u64,
+    /// X19, X29 and X30 of EL2 for after the exit.
+    caller: [u64; 3],
 }
 
 const _: () = assert!(core::mem::offset_of!(Registers, pc) == 8 * 31);
-const _: () = assert!(size_of::<Registers>() <= 288);
+const _: () = assert!(core::mem::offset_of!(Registers, sp) == 8 * 33);
+const _: () = assert!(core::mem::offset_of!(Registers, caller) == 8 * 34);
+const _: () = assert!(size_of::<Registers>() == 304);
 
 /// PSTATE of a CPU that starts in EL1 with its own stack pointer and all
 /// interrupts masked (PSCI 6.4.3.4).
@@ -29,7 +34,7 @@ impl Registers {
     pub(crate) fn starting(entry: u64, context: u64) -> Self {
         let mut x = [0; 31];
         x[0] = context;
-        Registers { x, pc: entry, pstate: PSTATE_EL1H_MASKED, sp: 0 }
+        Registers { x, pc: entry, pstate: PSTATE_EL1H_MASKED, sp: 0, caller: [0; 3] }
     }
 
     /// General register `number` as an operand: 31 is the zero register.

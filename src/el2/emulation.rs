@@ -3,7 +3,7 @@
 
 use bunshin::address::GuestAddress;
 use bunshin::bus::Width;
-use bunshin::exit::{Completion, Exit, FaultAccess, Operation};
+use bunshin::exit::{Exit, FaultAccess, Operation};
 use bunshin::memory::GuestMemory;
 use traps::exception::ProgramState;
 use traps::load_store::{self, Instruction, LoadStore, Register};
@@ -13,11 +13,14 @@ use traps::syndrome::{AccessSize, Direction};
 use crate::el2::aborts::access_size;
 use crate::el2::guest_state::{read_vector, write_vector};
 use crate::el2::injection::translate_stage1;
+use crate::el2::percpu::{self, Asks};
 use crate::el2::registers::{read_register, write_register};
 use crate::el2::vcpu::El2Vcpu;
 
 /// Registers as `LDP` and `STP` of quadwords need them: two halves of two.
 const MOST_STEPS: usize = 4;
+/// Bytes of an A64 instruction.
+const LENGTH: u64 = 4;
 /// The stack pointer, as a base register.
 const STACK_POINTER: u8 = 31;
 /// PSTATE.SP: EL1 uses its own stack pointer.
@@ -54,13 +57,13 @@ impl Emulation {
 impl El2Vcpu {
     /// Carries out the instruction that aborted at intermediate physical address `fault`.
     pub(crate) fn emulate(&mut self, fault: u64) -> Option<Exit> {
-        let state = ProgramState::new(self.registers.pstate);
+        let state = self.state();
         let refused = Some(Exit::UndecodedIo { address: GuestAddress(fault) });
         if state.is_aarch32() {
             return refused;
         }
         // The guest changed its tables meanwhile: it meets its own fault.
-        let code = translate_stage1(self.registers.pc, state, false)?;
+        let code = translate_stage1(self.pc(), state, false)?;
         let mut word = [0; 4];
         if self.machine.ram.read(GuestAddress(code), &mut word).is_err() {
             return refused;
@@ -72,7 +75,7 @@ impl El2Vcpu {
                 Err(Obstacle::Translation) => return None,
             },
             Ok(Instruction::Prefetch | Instruction::CacheMaintenance { .. }) => {
-                self.skip(4);
+                self.skip(LENGTH);
                 return None;
             }
             // Zeroing a block of device memory faults on hardware, too (Arm ARM C5.3.34).
@@ -132,20 +135,12 @@ impl El2Vcpu {
         while let Some(emulation) = &self.emulation {
             let (before, store) = (emulation.next, emulation.store);
             let Some(step) = emulation.step() else { break };
-            // The register is in the step; see `finish_emulated_access`.
-            let completion = Completion {
-                register: 0,
-                width: step.width,
-                sign_extend: emulation.sign_extend,
-                wide: emulation.wide,
-                length: 4,
-            };
             let operation = if store {
                 Operation::Write(self.to_bus(self.step_value(step), step.width))
             } else {
                 Operation::Read
             };
-            if let Some(exit) = self.access(step.address, step.width, operation, completion) {
+            if let Some(exit) = self.access(step.address, step.width, operation) {
                 return Some(exit);
             }
             // Not finished: the instruction has to start anew.
@@ -167,7 +162,7 @@ impl El2Vcpu {
     }
 
     /// The device has answered the access.
-    pub(crate) fn finish_emulated_access(&mut self, completion: Completion, value: u64) {
+    pub(crate) fn finish_emulated_access(&mut self, value: u64) {
         let Some(emulation) = &self.emulation else { return };
         let Some(step) = emulation.step() else { return };
         if !emulation.store {
@@ -176,7 +171,7 @@ impl El2Vcpu {
                 Register::General(number) => {
                     let size = access_size(step.width);
                     let value =
-                        register_file::extend(value, size, completion.sign_extend, completion.wide);
+                        register_file::extend(value, size, emulation.sign_extend, emulation.wide);
                     self.registers.set(number, value);
                 }
                 Register::Vector(number) if step.upper => {
@@ -194,7 +189,9 @@ impl El2Vcpu {
             if let Some((register, value)) = write_back {
                 self.set_base(register, value);
             }
-            self.skip(u64::from(completion.length));
+            self.skip(LENGTH);
+        } else {
+            percpu::this().ask(Asks::CONTINUE);
         }
     }
 
@@ -204,8 +201,8 @@ impl El2Vcpu {
     }
 
     fn own_stack(&self) -> bool {
-        let state = ProgramState::new(self.registers.pstate);
-        !state.is_el0() && self.registers.pstate & PSTATE_SP != 0
+        let state = self.state();
+        !state.is_el0() && state.bits() & PSTATE_SP != 0
     }
 
     fn base(&self, number: u8) -> u64 {

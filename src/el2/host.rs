@@ -141,7 +141,7 @@ impl Host {
     fn send(&self, cpu: CpuId, sgi: IntId) {
         let this = percpu::this();
         if cpu.0 == this.cpu {
-            this.reconsider.set(true);
+            this.ask(percpu::Asks::RECONSIDER);
             return;
         }
         if let Some(target) = self.sgi_targets.get(cpu.0).and_then(Once::get) {

@@ -19,13 +19,8 @@ impl El2Vcpu {
             vbar_el1: read_aliased!(e2h, "c12_c0_0"),
             sctlr_el1: read_aliased!(e2h, "c1_c0_0"),
         };
-        let taken = exception::take(
-            self.registers.pc,
-            ProgramState::new(self.registers.pstate),
-            exception,
-            target,
-            host().features.exception,
-        );
+        let taken =
+            exception::take(self.pc(), self.state(), exception, target, host().features.exception);
         write_aliased!(e2h, "c4_c0_1", taken.elr_el1);
         write_aliased!(e2h, "c4_c0_0", taken.spsr_el1);
         if let Some(esr) = taken.esr_el1 {
@@ -35,8 +30,7 @@ impl El2Vcpu {
             write_aliased!(e2h, "c6_c0_0", far);
         }
         synchronize();
-        self.registers.pc = taken.pc;
-        self.registers.pstate = taken.state.bits();
+        self.go_on_at(taken.pc, taken.state);
         self.handle().exits.count(ExitKind::Injected);
     }
 

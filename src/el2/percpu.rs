@@ -27,8 +27,8 @@ pub(crate) struct Data {
     pub(crate) host: &'static Host,
     /// A virtual CPU's state is in this CPU's registers.
     pub(crate) loaded: Cell<bool>,
-    /// Something changed for another virtual CPU of this CPU: the core has to look around.
-    pub(crate) reconsider: Cell<bool>,
+    /// What is to be done before a guest goes on.
+    asks: Cell<Asks>,
     interface: CpuInterface,
 }
 
@@ -38,6 +38,34 @@ impl Data {
     #[inline]
     pub(crate) fn interface(&self) -> &CpuInterface {
         &self.interface
+    }
+
+    /// Has this CPU do something before a guest goes on.
+    #[inline]
+    pub(crate) fn ask(&self, what: Asks) {
+        self.asks.set(self.asks.get() | what);
+    }
+
+    /// Whether there is something to be done.
+    #[inline(always)]
+    pub(crate) fn is_asked(&self) -> bool {
+        !self.asks.get().is_empty()
+    }
+
+    /// What there is to be done; it counts as done.
+    pub(crate) fn take_asks(&self) -> Asks {
+        self.asks.replace(Asks::empty())
+    }
+}
+
+bitflags::bitflags! {
+    /// What a CPU has to do before the guest that is loaded goes on.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+    pub(crate) struct Asks: u8 {
+        /// Something changed for another virtual CPU of this CPU: the core has to look around.
+        const RECONSIDER = 1 << 0;
+        /// An instruction of several accesses is being emulated.
+        const CONTINUE = 1 << 1;
     }
 }
 
@@ -50,7 +78,7 @@ impl PerCpu {
                 cpu,
                 host,
                 loaded: Cell::new(false),
-                reconsider: Cell::new(false),
+                asks: Cell::new(Asks::empty()),
                 interface,
             },
         }

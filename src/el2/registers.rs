@@ -16,6 +16,19 @@ macro_rules! read_register {
     }};
 }
 
+/// Reads a system register that says why the guest exited, and stays as it is until the next exit. Not at all if nobody
+/// asks for the value.
+macro_rules! read_cause {
+    ($name:expr) => {{
+        let value: u64;
+        // SAFETY: as in `read_register`. To the compiler it is a read of memory, all of which running the guest changes.
+        unsafe {
+            core::arch::asm!(concat!("mrs {}, ", $name), out(reg) value, options(pure, readonly, nostack, preserves_flags));
+        }
+        value
+    }};
+}
+
 /// Writes a system register by its assembler name.
 macro_rules! write_register {
     ($name:expr, $value:expr) => {{
@@ -28,7 +41,7 @@ macro_rules! write_register {
     }};
 }
 
-pub(crate) use {read_register, write_register};
+pub(crate) use {read_cause, read_register, write_register};
 
 /// Waits until earlier register writes have taken effect.
 #[inline]

@@ -1,26 +1,25 @@
 // The world switch and the exception vectors.
 //
-// struct Registers (src/el2/context.rs): x0..x30, pc, pstate.
-.equ REG_PC, 8 * 31
-
-// Stack frame of enter_guest: x29, x30, x19, and the address of the registers.
-.equ FRAME_SIZE, 32
-.equ FRAME_X19, 16
-.equ FRAME_REGISTERS, 24
+// struct Registers (src/el2/context.rs): x0..x30, pc, pstate, sp, and x19, x29 and x30 of EL2.
+// PC and PSTATE of the guest stay in ELR_EL2 and SPSR_EL2 while it is loaded.
+.equ REG_X30, 8 * 30
+.equ REG_SP, 8 * 33
+.equ REG_X29, 8 * 35
+.equ REGISTERS_SIZE, 304
 
 .section .text
 
 // enter_guest: runs the guest until it exits. In: x0 = address of its Registers.
-// Out: x0 = the vector that it came through. Keeps x19 and x29, which a compiler
+// Out: x0 = the kind of vector that it came through. Keeps x19 and x29, which a compiler
 // does not let an asm block change, and SP; all other registers are lost, so that
-// the caller saves no more than what it needs.
+// the caller saves no more than what it needs. While the guest runs, SP_EL2 is the
+// address of its Registers.
 .global enter_guest
 enter_guest:
-    stp     x29, x30, [sp, #-FRAME_SIZE]!
-    stp     x19, x0, [sp, #FRAME_X19]
-    ldp     x1, x2, [x0, #REG_PC]
-    msr     elr_el2, x1
-    msr     spsr_el2, x2
+    mov     x1, sp
+    stp     x1, x19, [x0, #REG_SP]
+    stp     x29, x30, [x0, #REG_X29]
+    mov     sp, x0
     ldp     x2, x3, [x0, #16]
     ldp     x4, x5, [x0, #32]
     ldp     x6, x7, [x0, #48]
@@ -35,47 +34,37 @@ enter_guest:
     ldp     x24, x25, [x0, #192]
     ldp     x26, x27, [x0, #208]
     ldp     x28, x29, [x0, #224]
-    ldr     x30, [x0, #240]
+    ldr     x30, [x0, #REG_X30]
     ldp     x0, x1, [x0]
     eret
     // Nothing may be executed ahead of the return.
     dsb     nsh
     isb
 
-// Entered by a branch from a lower-EL vector with the guest's x0 and x1 on
-// the stack and the vector's number in x0.
-guest_exit:
-    ldr     x1, [sp, #16 + FRAME_REGISTERS]
-    stp     x2, x3, [x1, #16]
-    ldp     x2, x3, [sp], #16
-    stp     x4, x5, [x1, #32]
-    stp     x6, x7, [x1, #48]
-    stp     x8, x9, [x1, #64]
-    stp     x10, x11, [x1, #80]
-    stp     x12, x13, [x1, #96]
-    stp     x14, x15, [x1, #112]
-    stp     x16, x17, [x1, #128]
-    stp     x18, x19, [x1, #144]
-    stp     x20, x21, [x1, #160]
-    stp     x22, x23, [x1, #176]
-    stp     x24, x25, [x1, #192]
-    stp     x26, x27, [x1, #208]
-    stp     x28, x29, [x1, #224]
-    mrs     x4, elr_el2
-    mrs     x5, spsr_el2
-    stp     x30, x4, [x1, #240]
-    str     x5, [x1, #256]
-    stp     x2, x3, [x1]
-    ldr     x19, [sp, #FRAME_X19]
-    ldp     x29, x30, [sp], #FRAME_SIZE
-    ret
-
-// A vector of a lower exception level.
+// A vector of a lower exception level: the way back to the caller of enter_guest.
 .macro lower number
 .balign 128
-    stp     x0, x1, [sp, #-16]!
+    stp     x0, x1, [sp]
+    stp     x2, x3, [sp, #16]
+    stp     x4, x5, [sp, #32]
+    stp     x6, x7, [sp, #48]
+    stp     x8, x9, [sp, #64]
+    stp     x10, x11, [sp, #80]
+    stp     x12, x13, [sp, #96]
+    stp     x14, x15, [sp, #112]
+    stp     x16, x17, [sp, #128]
+    stp     x18, x19, [sp, #144]
+    stp     x20, x21, [sp, #160]
+    stp     x22, x23, [sp, #176]
+    stp     x24, x25, [sp, #192]
+    stp     x26, x27, [sp, #208]
+    stp     x28, x29, [sp, #224]
+    str     x30, [sp, #REG_X30]
+    ldp     x1, x19, [sp, #REG_SP]
+    ldp     x29, x30, [sp, #REG_X29]
+    mov     sp, x1
     mov     x0, #\number
-    b       guest_exit
+    ret
 .endm
 
 // A vector of EL2 itself: a fault of ours. The stack may be what is broken, so
@@ -102,10 +91,10 @@ vectors:
     lower   1
     lower   2
     lower   3
-    lower   4
-    lower   5
-    lower   6
-    lower   7
+    lower   0                       // from AArch32 the same
+    lower   1
+    lower   2
+    lower   3
 
 // In: x0 = vector number, TPIDR_EL1 = x0 at the fault. Builds a Registers on
 // the fault stack and calls report_fault(registers, vector).
@@ -114,7 +103,7 @@ own_fault:
     mrs     x1, tpidr_el2
     cbnz    x1, 1f
     adrp    x1, __boot_stack_top
-1:  sub     x1, x1, #288
+1:  sub     x1, x1, #REGISTERS_SIZE
     stp     x2, x3, [x1, #16]
     stp     x4, x5, [x1, #32]
     stp     x6, x7, [x1, #48]

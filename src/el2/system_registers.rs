@@ -1,7 +1,7 @@
 //! Trapped system registers.
 
 use bunshin::exit::Exit;
-use traps::exception::{Exception, ProgramState};
+use traps::exception::Exception;
 use traps::syndrome::{Direction, Syndrome, SystemRegisterTrap, Trap, WaitKind};
 use traps::system_register::{Action, Encoding, SoftwareInterrupt, Visibility};
 
@@ -10,7 +10,7 @@ use crate::el2::percpu;
 use crate::el2::registers::{
     read_aliased, read_register, synchronize, write_aliased, write_register,
 };
-use crate::el2::vcpu::El2Vcpu;
+use crate::el2::vcpu::{El2Vcpu, Left};
 use bunshin::exit::Fatal;
 
 /// `SCTLR_EL1.M` and `SCTLR_EL1.C`.
@@ -19,20 +19,20 @@ const SCTLR_CACHES: u64 = 1 << 0 | 1 << 2;
 impl El2Vcpu {
     /// `MRS`, `MSR` or `SYS`.
     #[inline(always)]
-    pub(crate) fn system_register(&mut self, syndrome: Syndrome) -> Option<Exit> {
+    pub(crate) fn system_register(&mut self, syndrome: Syndrome) -> Left {
         if syndrome.is_write_of(Encoding::ICC_SGI1R_EL1) && self.gicv3 {
             let trap = syndrome.system_register();
             self.send_group1(self.registers.get(trap.register));
             self.skip(4);
-            return None;
+            return Left::Nothing;
         }
         if let Some(index) = syndrome.identification_read() {
             let trap = syndrome.system_register();
             self.registers.set(trap.register, self.machine.id.get(index));
             self.skip(4);
-            return None;
+            return Left::Nothing;
         }
-        self.other_register(syndrome.system_register())
+        Left::kept(self.table_register(syndrome.system_register()))
     }
 
     /// `ICC_SGI1R_EL1`, by which operating systems send all of their SGIs.
@@ -48,8 +48,13 @@ impl El2Vcpu {
         self.machine.kick(effects.others(self.index));
     }
 
-    /// A register of the table.
+    /// A register of the table; true if something is kept for the core.
     #[inline(never)]
+    fn table_register(&mut self, trap: SystemRegisterTrap) -> bool {
+        let exit = self.other_register(trap);
+        self.keep(exit)
+    }
+
     fn other_register(&mut self, trap: SystemRegisterTrap) -> Option<Exit> {
         let visibility = Visibility {
             interrupt_controller: host().is_gicv3(),
@@ -186,13 +191,18 @@ impl El2Vcpu {
         None
     }
 
+    fn rare_call(&mut self) -> Option<Exit> {
+        let left = self.call();
+        self.exit_of(left)
+    }
+
     /// Exits that are not on any hot path. Every exception class has its place here.
     #[cold]
     pub(crate) fn rare(&mut self, syndrome: Syndrome) -> Option<Exit> {
         let length = syndrome.instruction_length();
         match Trap::decode(syndrome) {
             Trap::Wait(wait) => {
-                let state = ProgramState::new(self.registers.pstate);
+                let state = self.state();
                 let passes = state.passes(wait.condition);
                 self.skip(length);
                 if !passes {
@@ -210,14 +220,17 @@ impl El2Vcpu {
                 }
             }
             Trap::InstructionAbort(abort) => self.instruction_abort(abort),
-            Trap::DataAbort(abort) => self.data_abort(abort),
-            Trap::HypervisorCall(_) => self.call(),
+            Trap::DataAbort(abort) => {
+                let left = self.data_abort(abort);
+                self.exit_of(left)
+            }
+            Trap::HypervisorCall(_) => self.rare_call(),
             Trap::SecureMonitorCall(_) => {
                 // Unlike HVC, a trapped SMC has not been executed yet.
                 self.skip(length);
-                self.call()
+                self.rare_call()
             }
-            Trap::SystemRegister(_) => self.system_register(syndrome),
+            Trap::SystemRegister(_) => self.other_register(syndrome.system_register()),
             // EL2 made the guest's state illegal, or the guest's debugger did.
             Trap::IllegalState => self.fatal(Fatal::InvalidState),
             Trap::SError(_) => None,

@@ -9,24 +9,26 @@ use core::sync::atomic::Ordering;
 
 use bunshin::address::{GuestAddress, Instant};
 use bunshin::backend;
-use bunshin::exit::{Completion, Exit, Fatal, PowerAnswer, RawExit};
+use bunshin::bus::Width;
+use bunshin::exit::{Completion, Exit, Fatal, Operation, PowerAnswer, RawExit};
 use bunshin::statistics::ExitKind;
 use bunshin::vcpu::VcpuHandle;
 use gic::{Effects, Line, VcpuIndex, Vgic};
 use traps::exception::ProgramState;
 use traps::syndrome::{ExceptionClass, Syndrome};
 
+use crate::el2::aborts::device_access;
 use crate::el2::context::Registers;
 use crate::el2::emulation::Emulation;
 use crate::el2::guest_state::GuestState;
 use crate::el2::host::host;
 use crate::el2::interrupts::Outcome;
 use crate::el2::machine::{self, Machine};
-use crate::el2::percpu;
-use crate::el2::registers::{read_register, synchronize, write_register};
+use crate::el2::percpu::{self, Asks};
+use crate::el2::registers::{read_cause, read_register, synchronize, write_register};
 use crate::el2::traps_control::TrapControls;
 
-/// Runs the guest until it exits and gives the vector of its exit; see `switch.S`.
+/// Runs the guest until it exits and gives the kind of vector of its exit; see `switch.S`.
 ///
 /// # Safety
 /// The registers are those of the virtual CPU whose state is loaded on this CPU, and its stage 2 keeps the guest from
@@ -52,10 +54,29 @@ unsafe fn enter_guest(registers: *mut Registers) -> u64 {
     vector
 }
 
-/// Vectors of exits from AArch64 guests; those from AArch32 follow 4 later.
+/// Kinds of vectors; the others are interrupts.
 const SYNCHRONOUS: u64 = 0;
 const SERROR: u64 = 3;
-const FROM_AARCH32: u64 = 4;
+
+/// What this backend leaves of an exit.
+pub(crate) enum Left {
+    /// Nothing: the guest goes on.
+    Nothing,
+    /// A device has to answer at this address. These are nearly all that the core sees, and they stay in registers.
+    Device(u64, Width, Operation),
+    /// The core has to look around.
+    Host,
+    /// The core has to answer what is [kept](El2Vcpu::keep).
+    Kept,
+}
+
+impl Left {
+    /// Of an exit of which everything else is kept.
+    #[inline(always)]
+    pub(crate) fn kept(is_kept: bool) -> Self {
+        if is_kept { Left::Kept } else { Left::Nothing }
+    }
+}
 
 /// A virtual CPU.
 pub(crate) struct El2Vcpu {
@@ -68,12 +89,13 @@ pub(crate) struct El2Vcpu {
     state: Box<GuestState>,
     controller: gic::host::CpuInterfaceState,
     pub(crate) controls: TrapControls,
+    /// The exit of [`Left::Kept`].
+    kept: Exit,
     loaded: bool,
     /// `HCR_EL2.E2H` of this machine: the guest's registers have their second names.
     pub(crate) e2h: bool,
     /// The guest has the system registers of a GICv3.
     pub(crate) gicv3: bool,
-    raw: RawExit,
     /// Since when this virtual CPU has been able to run without running, for stolen time.
     stolen_since: Option<u64>,
     /// Where the flush of its memory goes on; 0 when none is under way.
@@ -97,10 +119,10 @@ impl El2Vcpu {
             controller: gic::host::CpuInterfaceState::default(),
             controls: TrapControls::new(&host().features),
             machine,
+            kept: Exit::HostInterrupt,
             loaded: false,
             e2h: host().features.e2h,
             gicv3: host().is_gicv3(),
-            raw: RawExit::default(),
             stolen_since: None,
             flushed: 0,
             alone: false,
@@ -123,44 +145,91 @@ impl El2Vcpu {
         result
     }
 
-    /// Says why the guest left, for reports.
+    /// The guest's program counter. Only while loaded.
     #[inline(always)]
-    fn note(&mut self, syndrome: u64) {
-        self.raw = RawExit {
-            cause: syndrome,
-            detail: read_register!("far_el2"),
-            address: read_register!("hpfar_el2"),
-        };
+    pub(crate) fn pc(&self) -> u64 {
+        read_register!("elr_el2")
+    }
+
+    /// The guest's PSTATE. Only while loaded.
+    #[inline(always)]
+    pub(crate) fn state(&self) -> ProgramState {
+        ProgramState::new(read_register!("spsr_el2"))
+    }
+
+    /// Has the guest go on at `pc` with `state`. Only while loaded.
+    #[inline(always)]
+    pub(crate) fn go_on_at(&mut self, pc: u64, state: ProgramState) {
+        write_register!("elr_el2", pc);
+        write_register!("spsr_el2", state.bits());
     }
 
     /// Moves past the instruction that exited.
     #[inline(always)]
     pub(crate) fn skip(&mut self, length: u64) {
-        let state = ProgramState::new(self.registers.pstate);
-        let (pc, state) = state.skip_instruction(self.registers.pc, length);
-        self.registers.pc = pc;
-        self.registers.pstate = state.bits();
+        self.skip_from(self.state(), length);
     }
 
-    /// A synchronous exception of the guest; `None` when it can go on.
+    /// The same where the guest's PSTATE is known.
     #[inline(always)]
-    fn synchronous(&mut self) -> Option<Exit> {
-        let esr = read_register!("esr_el2");
-        let syndrome = Syndrome::new(esr);
+    pub(crate) fn skip_from(&mut self, state: ProgramState, length: u64) {
+        let (pc, state) = state.skip_instruction(self.pc(), length);
+        self.go_on_at(pc, state);
+    }
+
+    /// Keeps what the core has to answer, if there is something; true if so.
+    pub(crate) fn keep(&mut self, exit: Option<Exit>) -> bool {
+        exit.is_some_and(|exit| {
+            self.kept = exit;
+            true
+        })
+    }
+
+    /// What is kept.
+    #[inline(always)]
+    fn kept_exit(&self) -> Exit {
+        match self.kept {
+            // So that what is known of every access is known of this one, too.
+            Exit::Io(access) => device_access(access.address, access.width, access.operation),
+            other => other,
+        }
+    }
+
+    /// What a part of this backend has left, in the core's terms.
+    pub(crate) fn exit_of(&self, left: Left) -> Option<Exit> {
+        match left {
+            Left::Nothing => None,
+            Left::Device(address, width, operation) => {
+                Some(device_access(address, width, operation))
+            }
+            Left::Host => Some(Exit::HostInterrupt),
+            Left::Kept => Some(self.kept),
+        }
+    }
+
+    /// A synchronous exception of the guest.
+    #[inline(always)]
+    fn synchronous(&mut self) -> Left {
+        let syndrome = Syndrome::new(read_cause!("esr_el2"));
         let class = syndrome.class();
         if class == ExceptionClass::HVC64 {
             return self.call();
         }
         if class == ExceptionClass::DATA_ABORT_LOWER {
-            self.note(esr);
             return self.data_abort(syndrome.data_abort());
         }
         if class == ExceptionClass::SYSTEM_REGISTER {
             self.handle.exits.count(ExitKind::Register);
             return self.system_register(syndrome);
         }
-        self.note(esr);
-        self.rare(syndrome)
+        Left::kept(self.rare_exit(syndrome))
+    }
+
+    /// Exits that are not on any hot path; true if something is kept.
+    #[cold]
+    fn rare_exit(&mut self, syndrome: Syndrome) -> bool {
+        let exit = self.rare(syndrome);
+        self.keep(exit)
     }
 
     /// Takes in what others have changed of its interrupts.
@@ -171,12 +240,17 @@ impl El2Vcpu {
 
     /// A physical interrupt came while the guest ran.
     #[inline(always)]
-    fn physical_interrupt(&mut self) -> Option<Exit> {
+    fn physical_interrupt(&mut self) -> Left {
         match self.serve_interrupt() {
-            // Where no other lives on this CPU, it is for this one, which looks before it goes on.
-            Outcome::Wake if self.alone => None,
-            Outcome::Wake | Outcome::Host => Some(Exit::HostInterrupt),
-            Outcome::Private(_) | Outcome::Maintenance | Outcome::Nothing => None,
+            Outcome::Wake => {
+                if self.handle.take_wake() {
+                    self.refresh_interrupts();
+                }
+                // It may be for another that lives on this CPU.
+                if self.alone { Left::Nothing } else { Left::Host }
+            }
+            Outcome::Host => Left::Host,
+            Outcome::Private(_) | Outcome::Maintenance | Outcome::Nothing => Left::Nothing,
         }
     }
 
@@ -264,6 +338,10 @@ impl backend::Vcpu for El2Vcpu {
             let mut translation = self.machine.ram.translation.write();
             host.load_stage2(percpu::this().cpu, &mut translation);
         }
+        self.go_on_at(self.registers.pc, ProgramState::new(self.registers.pstate));
+        if self.emulation.is_some() {
+            percpu::this().ask(Asks::CONTINUE);
+        }
         percpu::this().interface().restore(&self.controller);
         {
             let mut vgic = self.machine.vgic.lock();
@@ -286,6 +364,8 @@ impl backend::Vcpu for El2Vcpu {
 
     fn save(&mut self) {
         let host = host();
+        self.registers.pc = self.pc();
+        self.registers.pstate = self.state().bits();
         self.state.save(&host.features);
         {
             let mut vgic = self.machine.vgic.lock();
@@ -308,39 +388,37 @@ impl backend::Vcpu for El2Vcpu {
 
     #[inline(always)]
     fn run(&mut self) -> Exit {
-        self.waits = false;
-        if self.emulation.is_some()
-            && let Some(exit) = self.continue_emulation()
-        {
-            return exit;
+        // A kick that comes later makes the guest exit, and is answered then.
+        if self.handle.take_wake() {
+            self.refresh_interrupts();
         }
         loop {
-            let reconsider = &percpu::this().reconsider;
-            if reconsider.get() {
-                reconsider.set(false);
-                return Exit::HostInterrupt;
-            }
-            if self.handle.take_wake() {
-                self.refresh_interrupts();
+            if percpu::this().is_asked() && self.asked() {
+                return self.kept_exit();
             }
             // SAFETY: the registers are this virtual CPU's, whose EL1 state,
             // stage 2 and traps `load` has put into this CPU. The guest can
             // reach nothing of ours: stage 2 maps only its own memory.
             let vector = unsafe { enter_guest(&raw mut self.registers) };
-            let exit = match vector % FROM_AARCH32 {
+            let left = match vector {
                 SYNCHRONOUS => self.synchronous(),
                 SERROR => self.system_error(),
                 _ => self.physical_interrupt(),
             };
-            if let Some(exit) = exit {
-                return exit;
+            match left {
+                Left::Nothing => {}
+                Left::Device(address, width, operation) => {
+                    return device_access(address, width, operation);
+                }
+                Left::Host => return Exit::HostInterrupt,
+                Left::Kept => return self.kept_exit(),
             }
         }
     }
 
     #[inline(always)]
-    fn complete(&mut self, completion: Completion, value: u64) {
-        self.finish_access(completion, value);
+    fn complete(&mut self, _: Completion, value: u64) {
+        self.finish_access(value);
     }
 
     fn fault(&mut self, _: Completion) {
@@ -381,10 +459,14 @@ impl backend::Vcpu for El2Vcpu {
             self.drain_physical_interrupts();
             self.resample_private_lines();
             let mask = self.priority_mask();
-            self.change_interrupts(|vgic| {
+            let pending = self.change_interrupts(|vgic| {
                 let effects = vgic.fold(index, &mut percpu::this().interface());
                 (vgic.has_deliverable(index, mask), effects)
-            })
+            });
+            if pending {
+                self.waits = false;
+            }
+            pending
         } else {
             let mask = self.priority_mask();
             let pending = self.machine.vgic.lock().has_deliverable(index, mask);
@@ -404,16 +486,27 @@ impl backend::Vcpu for El2Vcpu {
         [virtual_timer, physical_timer].into_iter().flatten().min().map(Instant)
     }
 
+    #[inline(always)]
     fn raw_exit(&self) -> RawExit {
-        self.raw
+        RawExit {
+            cause: read_cause!("esr_el2"),
+            detail: read_cause!("far_el2"),
+            address: read_cause!("hpfar_el2"),
+        }
     }
 
     fn report(&self, out: &mut dyn fmt::Write) -> fmt::Result {
-        writeln!(out, "{}", self.registers)?;
+        let mut registers = self.registers;
+        if self.loaded {
+            registers.pc = self.pc();
+            registers.pstate = self.state().bits();
+        }
+        writeln!(out, "{registers}")?;
         let el1 = &self.state.el1;
-        let class = Syndrome::new(self.raw.cause).class();
-        writeln!(out, "  exit: {}", class.name())?;
-        if !self.loaded {
+        if self.loaded {
+            let class = Syndrome::new(self.raw_exit().cause).class();
+            writeln!(out, "  exit: {}", class.name())?;
+        } else {
             writeln!(
                 out,
                 "  sctlr_el1 {:x}  vbar_el1 {:x}  elr_el1 {:x}  esr_el1 {:x}  far_el1 {:x}",
@@ -429,12 +522,24 @@ impl backend::Vcpu for El2Vcpu {
 }
 
 impl El2Vcpu {
+    /// Does what is asked before the guest goes on; true if something is kept for the core to answer first.
+    #[cold]
+    fn asked(&mut self) -> bool {
+        let asks = percpu::this().take_asks();
+        let reconsider = asks.contains(Asks::RECONSIDER);
+        let access = self.continue_emulation();
+        if access.is_some() && reconsider {
+            percpu::this().ask(Asks::RECONSIDER);
+        }
+        self.keep(access.or(reconsider.then_some(Exit::HostInterrupt)))
+    }
+
     /// A physical SError arrived while the guest ran: it may be the guest's
     /// doing, so the guest gets it.
-    fn system_error(&mut self) -> Option<Exit> {
-        self.note(read_register!("esr_el2"));
+    #[cold]
+    fn system_error(&mut self) -> Left {
         self.controls.raise_virtual_serror();
-        None
+        Left::Nothing
     }
 
     /// What a guest that cannot go on leaves behind.
