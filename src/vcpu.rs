@@ -129,6 +129,14 @@ impl VcpuHandle {
         !self.woken.swap(true, Ordering::AcqRel)
     }
 
+    /// Takes the flag for somebody who looks anyway, and does so under the lock that wakers hold for their change and
+    /// release before they wake. That makes a plain store enough: a waker whose change is not seen gets the lock later,
+    /// sees the flag cleared, and kicks.
+    #[inline]
+    pub fn clear_wake(&self) {
+        self.woken.store(false, Ordering::Relaxed);
+    }
+
     /// Takes the flag that [`VcpuHandle::wake`] set. To be called before the
     /// state is read that the waker changed.
     #[inline]
@@ -163,6 +171,9 @@ mod tests {
         assert!(vcpu.wake());
         assert!(!vcpu.wake());
         assert!(vcpu.take_wake());
+        assert!(!vcpu.take_wake());
+        assert!(vcpu.wake());
+        vcpu.clear_wake();
         assert!(!vcpu.take_wake());
         assert!(vcpu.wake());
     }

@@ -70,18 +70,9 @@ pub(crate) enum ControllerAccess {
 }
 
 impl El2Vcpu {
-    /// A data access that stage 2 does not translate.
-    #[inline(always)]
-    pub(crate) fn data_abort(&mut self, abort: DataAbort) -> Left {
-        if !abort.is_plain() {
-            return Left::kept(self.rare_data_abort(abort));
-        }
-        self.plain_access(abort)
-    }
-
     /// A load or store that the syndrome describes, and which is completed by what it says.
     #[inline(always)]
-    fn plain_access(&mut self, abort: DataAbort) -> Left {
+    pub(crate) fn plain_access(&mut self, abort: DataAbort) -> Option<Exit> {
         let address = self.fault_page() | self.raw_exit().detail & PAGE_OFFSET;
         let width = width_of(abort);
         let operation = if abort.is_write() {
@@ -96,12 +87,12 @@ impl El2Vcpu {
                 ControllerAccess::Elsewhere => {}
                 ControllerAccess::Done(value) => {
                     self.finish_plain_access(abort, value);
-                    return Left::Nothing;
+                    return None;
                 }
-                ControllerAccess::Again => return Left::Nothing,
+                ControllerAccess::Again => return None,
             }
         }
-        Left::Device(address, width, operation)
+        Some(device_access(address, width, operation))
     }
 
     /// One access to an address that is not memory: the interrupt controller answers here,
@@ -262,17 +253,16 @@ impl El2Vcpu {
         register_file::to_memory_order(value, size, state.is_big_endian(sctlr)) & width.mask()
     }
 
-    /// Aborts other than plain loads and stores to device space; true if something is kept for the core.
+    /// Aborts other than plain loads and stores to device space.
     #[cold]
-    fn rare_data_abort(&mut self, abort: DataAbort) -> bool {
+    pub(crate) fn rare_data_abort(&mut self, abort: DataAbort) -> Left {
         let exit = self.other_data_abort(abort);
         self.keep(exit)
     }
 
-    fn other_data_abort(&mut self, abort: DataAbort) -> Option<Exit> {
+    pub(crate) fn other_data_abort(&mut self, abort: DataAbort) -> Option<Exit> {
         if abort.is_emulable() && abort.has_intermediate_address() {
-            let left = self.plain_access(abort);
-            return self.exit_of(left);
+            return self.plain_access(abort);
         }
         // Cache maintenance by address on a device does nothing.
         if abort.cache_maintenance() && !abort.on_stage1_walk() {

@@ -5,7 +5,7 @@ use bunshin::backend::Backend;
 
 use crate::el2::frames;
 use crate::el2::host::host;
-use crate::el2::interrupts::{self, Outcome};
+use crate::el2::interrupts::{self, Interrupts, Outcome};
 use crate::el2::machine::Machine;
 use crate::el2::percpu;
 use crate::el2::registers::read_register;
@@ -48,7 +48,7 @@ impl Backend for El2 {
         interrupts::wait();
         // While a virtual CPU is loaded, what came may be its own: it asks itself.
         if !percpu::this().loaded.get() {
-            while host().interrupts.acknowledge() != Outcome::Nothing {}
+            while Interrupts::acknowledge() != Outcome::Nothing {}
         }
     }
 

@@ -33,7 +33,7 @@ use traps::identification::{self, Policy};
 use crate::el2::backend::El2;
 use crate::el2::console::CONSOLE;
 use crate::el2::host::host;
-use crate::el2::machine::{self, Machine, Wire};
+use crate::el2::machine::{self, Machine, Seat, Wire};
 use crate::el2::memory::Ram;
 use crate::el2::passthrough::{self, Passed};
 use crate::el2::registers::read_register;
@@ -91,6 +91,15 @@ pub(crate) fn build(
         host.is_gicv3(),
         host.features.event_counters.is_some(),
     );
+    let handles: Vec<Arc<VcpuHandle>> = homes
+        .into_iter()
+        .enumerate()
+        .map(|(number, home)| Arc::new(VcpuHandle::new(VcpuId(number), home)))
+        .collect();
+    let seat = |handle: &Arc<VcpuHandle>| {
+        let target = host.sgi_target(handle.home()).ok_or("a host CPU has not started")?;
+        Ok(Seat { handle: handle.clone(), target })
+    };
     let machine = Arc::new(Machine {
         config: config.clone(),
         ram: Arc::new(ram),
@@ -102,14 +111,8 @@ pub(crate) fn build(
         stolen_time,
         passed,
         boot: SpinMutex::new(None),
-        vcpus: Once::new(),
+        vcpus: handles.iter().map(seat).collect::<Result<_, String>>()?,
     });
-    let handles: Vec<Arc<VcpuHandle>> = homes
-        .into_iter()
-        .enumerate()
-        .map(|(number, home)| Arc::new(VcpuHandle::new(VcpuId(number), home)))
-        .collect();
-    machine.vcpus.call_once(|| handles.clone());
     let (bus, devices) = devices(&machine, resources)?;
     passthrough::connect(&machine);
     let vcpus =

@@ -19,16 +19,16 @@ impl El2Vcpu {
     pub(crate) fn call(&mut self) -> Left {
         let [function, ..] = self.registers.x;
         let Some(x0) = psci::immediate(function as u32) else {
-            return Left::kept(self.served_call());
+            return self.served_call();
         };
         self.return_values(psci::value(x0));
         self.handle().exits.count(ExitKind::Hypercall);
         Left::Nothing
     }
 
-    /// A call of a service that is offered; true if something is kept for the core.
+    /// A call of a service that is offered.
     #[inline(never)]
-    fn served_call(&mut self) -> bool {
+    fn served_call(&mut self) -> Left {
         let exit = self.answer_call();
         if exit.is_none() {
             // What goes to the core is counted there.
@@ -138,14 +138,13 @@ impl El2Vcpu {
     }
 
     fn affinity_info(&self, instance: &AffinityInstance) -> [u64; 4] {
-        let handles = self.machine.vcpus.get().map_or(&[][..], |handles| handles);
         let states = self
             .machine
             .mpidrs
             .iter()
-            .zip(handles)
+            .zip(&self.machine.vcpus)
             .filter(|(mpidr, _)| instance.contains(**mpidr))
-            .map(|(_, handle)| match handle.power() {
+            .map(|(_, seat)| match seat.handle.power() {
                 Power::On => AffinityState::On,
                 Power::OnPending { .. } => AffinityState::OnPending,
                 Power::Off => AffinityState::Off,

@@ -7,8 +7,7 @@ use core::sync::atomic::AtomicBool;
 use bunshin::address::CpuId;
 use bunshin::config::Payload;
 use bunshin::hypervisor::Hypervisor;
-use gic::IntId;
-use gic::host::{Controller, CpuInterfaceState, KICK, SgiTarget, WAKE};
+use gic::host::{Controller, CpuInterfaceState, KICK, SgiTarget};
 use platform::tree::Tree;
 use spin::Once;
 use spin::mutex::TicketMutex;
@@ -126,26 +125,9 @@ impl Host {
     }
 
     /// Makes a CPU leave its guest or its idling.
-    #[inline]
     pub(crate) fn kick(&self, cpu: CpuId) {
-        self.send(cpu, KICK);
-    }
-
-    /// Makes CPU `cpu` bring the list registers of a virtual CPU up to date, whose wake flag is set.
-    #[inline]
-    pub(crate) fn wake(&self, cpu: CpuId) {
-        self.send(cpu, WAKE);
-    }
-
-    #[inline(always)]
-    fn send(&self, cpu: CpuId, sgi: IntId) {
-        let this = percpu::this();
-        if cpu.0 == this.cpu {
-            this.ask(percpu::Asks::RECONSIDER);
-            return;
-        }
-        if let Some(target) = self.sgi_targets.get(cpu.0).and_then(Once::get) {
-            this.interface().send_sgi(sgi, *target);
+        if let Some(target) = self.sgi_target(cpu) {
+            percpu::this().send(KICK, cpu, target);
         }
     }
 

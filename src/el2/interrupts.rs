@@ -132,14 +132,19 @@ impl Interrupts {
     /// Acknowledges the most urgent physical interrupt of this CPU and does what the host has
     /// to do about it.
     #[inline(always)]
-    pub(crate) fn acknowledge(&self) -> Outcome {
-        let interface = percpu::this().interface();
-        let Some(interrupt) = interface.take() else { return Outcome::Nothing };
-        let number = interrupt.intid();
-        if number == WAKE {
-            interface.deactivate(interrupt);
+    pub(crate) fn acknowledge() -> Outcome {
+        let this = percpu::this();
+        let Some(interrupt) = this.interface().take(WAKE) else { return Outcome::Nothing };
+        if interrupt.intid() == WAKE {
             return Outcome::Wake;
         }
+        this.host.interrupts.outcome(interrupt)
+    }
+
+    /// What follows from an interrupt that has come.
+    #[inline(always)]
+    fn outcome(&self, interrupt: Acknowledged) -> Outcome {
+        let number = interrupt.intid();
         if let Some(guest) = self.guest_numbers.get(number.get() as usize)
             && *guest != 0
         {

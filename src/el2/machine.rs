@@ -10,6 +10,7 @@ use bunshin::backend::{self, BootState, LoadError, Provided, Reset};
 use bunshin::bus::InterruptLine;
 use bunshin::config::VmConfig;
 use bunshin::vcpu::VcpuHandle;
+use gic::host::SgiTarget;
 use gic::{Effects, IntId, Line, VcpuIndex, VcpuSet, Vgic};
 use spin::Once;
 use spin::mutex::SpinMutex;
@@ -46,7 +47,14 @@ pub(crate) struct Machine {
     /// How the guest starts, once its images are loaded.
     pub(crate) boot: SpinMutex<Option<BootState>>,
     /// Its virtual CPUs as others see them.
-    pub(crate) vcpus: Once<Vec<Arc<VcpuHandle>>>,
+    pub(crate) vcpus: Vec<Seat>,
+}
+
+/// A virtual CPU as others see it, and how they reach it.
+pub(crate) struct Seat {
+    pub(crate) handle: Arc<VcpuHandle>,
+    /// Its host CPU.
+    pub(crate) target: SgiTarget,
 }
 
 impl Machine {
@@ -59,12 +67,11 @@ impl Machine {
     }
 
     fn kick_all(&self, set: VcpuSet) {
-        let Some(vcpus) = self.vcpus.get() else { return };
         for vcpu in set {
-            if let Some(handle) = vcpus.get(vcpu.get())
-                && handle.wake()
+            if let Some(seat) = self.vcpus.get(vcpu.get())
+                && seat.handle.wake()
             {
-                percpu::this().host.wake(handle.home());
+                percpu::this().wake(seat.handle.home(), seat.target);
             }
         }
     }

@@ -192,7 +192,7 @@ static FORWARDED: RwLock<Vec<Route>> = RwLock::new(Vec::new());
 
 /// Lets the interrupts of a machine's devices through. At first they go to the host CPU of its first virtual CPU.
 pub(crate) fn connect(machine: &Arc<Machine>) {
-    let first = machine.vcpus.get().and_then(|vcpus| vcpus.first());
+    let first = machine.vcpus.first();
     for entry in machine.passed.forwarded() {
         FORWARDED.write().push(Route {
             physical: entry.physical,
@@ -203,8 +203,8 @@ pub(crate) fn connect(machine: &Arc<Machine>) {
         let trigger = if entry.edge { gic::host::Trigger::Edge } else { gic::host::Trigger::Level };
         let interface = percpu::this().interface();
         interface.set_trigger(intid, trigger);
-        match first.and_then(|vcpu| host().sgi_target(vcpu.home())) {
-            Some(target) => interface.target(intid, target),
+        match first {
+            Some(seat) => interface.target(intid, seat.target),
             None => interface.target_self(intid),
         }
         interface.enable(intid);
@@ -230,11 +230,9 @@ pub(crate) fn forward(physical: u32) -> bool {
 fn follow(physical: u32, machine: &Machine, effects: Effects) {
     let mut kicked = effects.kick.into_iter();
     let (Some(vcpu), None) = (kicked.next(), kicked.next()) else { return };
-    let home = machine.vcpus.get().and_then(|vcpus| vcpus.get(vcpu.get())).map(|it| it.home());
-    if let Some(home) = home
-        && home.0 != percpu::this().cpu
-        && let Some(target) = host().sgi_target(home)
+    if let Some(seat) = machine.vcpus.get(vcpu.get())
+        && seat.handle.home().0 != percpu::this().cpu
     {
-        percpu::this().interface().target(IntId::new(physical), target);
+        percpu::this().interface().target(IntId::new(physical), seat.target);
     }
 }

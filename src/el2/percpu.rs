@@ -2,7 +2,9 @@
 
 use core::cell::Cell;
 
-use gic::host::CpuInterface;
+use bunshin::address::CpuId;
+use gic::IntId;
+use gic::host::{CpuInterface, SgiTarget, WAKE};
 
 use crate::el2::host::Host;
 use crate::el2::registers::{read_register, write_register};
@@ -38,6 +40,22 @@ impl Data {
     #[inline]
     pub(crate) fn interface(&self) -> &CpuInterface {
         &self.interface
+    }
+
+    /// Makes CPU `cpu` bring the list registers of a virtual CPU up to date, whose wake flag is set.
+    #[inline(always)]
+    pub(crate) fn wake(&self, cpu: CpuId, target: SgiTarget) {
+        self.send(WAKE, cpu, target);
+    }
+
+    /// Sends an SGI of ours to CPU `cpu`, to which `target` leads. This CPU itself looks around by itself.
+    #[inline(always)]
+    pub(crate) fn send(&self, sgi: IntId, cpu: CpuId, target: SgiTarget) {
+        if cpu.0 == self.cpu {
+            self.ask(Asks::RECONSIDER);
+        } else {
+            self.interface.send_sgi(sgi, target);
+        }
     }
 
     /// Has this CPU do something before a guest goes on.

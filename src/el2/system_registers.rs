@@ -32,7 +32,7 @@ impl El2Vcpu {
             self.skip(4);
             return Left::Nothing;
         }
-        Left::kept(self.table_register(syndrome.system_register()))
+        self.table_register(syndrome.system_register())
     }
 
     /// `ICC_SGI1R_EL1`, by which operating systems send all of their SGIs.
@@ -48,9 +48,9 @@ impl El2Vcpu {
         self.machine.kick(effects.others(self.index));
     }
 
-    /// A register of the table; true if something is kept for the core.
+    /// A register of the table.
     #[inline(never)]
-    fn table_register(&mut self, trap: SystemRegisterTrap) -> bool {
+    fn table_register(&mut self, trap: SystemRegisterTrap) -> Left {
         let exit = self.other_register(trap);
         self.keep(exit)
     }
@@ -220,10 +220,7 @@ impl El2Vcpu {
                 }
             }
             Trap::InstructionAbort(abort) => self.instruction_abort(abort),
-            Trap::DataAbort(abort) => {
-                let left = self.data_abort(abort);
-                self.exit_of(left)
-            }
+            Trap::DataAbort(abort) => self.other_data_abort(abort),
             Trap::HypervisorCall(_) => self.rare_call(),
             Trap::SecureMonitorCall(_) => {
                 // Unlike HVC, a trapped SMC has not been executed yet.

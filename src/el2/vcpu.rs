@@ -9,8 +9,7 @@ use core::sync::atomic::Ordering;
 
 use bunshin::address::{GuestAddress, Instant};
 use bunshin::backend;
-use bunshin::bus::Width;
-use bunshin::exit::{Completion, Exit, Fatal, Operation, PowerAnswer, RawExit};
+use bunshin::exit::{Completion, Exit, Fatal, PowerAnswer, RawExit};
 use bunshin::statistics::ExitKind;
 use bunshin::vcpu::VcpuHandle;
 use gic::{Effects, Line, VcpuIndex, Vgic};
@@ -22,7 +21,7 @@ use crate::el2::context::Registers;
 use crate::el2::emulation::Emulation;
 use crate::el2::guest_state::GuestState;
 use crate::el2::host::host;
-use crate::el2::interrupts::Outcome;
+use crate::el2::interrupts::{Interrupts, Outcome};
 use crate::el2::machine::{self, Machine};
 use crate::el2::percpu::{self, Asks};
 use crate::el2::registers::{read_cause, read_register, synchronize, write_register};
@@ -62,20 +61,14 @@ const SERROR: u64 = 3;
 pub(crate) enum Left {
     /// Nothing: the guest goes on.
     Nothing,
-    /// A device has to answer at this address. These are nearly all that the core sees, and they stay in registers.
-    Device(u64, Width, Operation),
     /// The core has to look around.
     Host,
+    /// The guest waits for an interrupt.
+    Idle,
+    /// The guest spins.
+    SpinHint,
     /// The core has to answer what is [kept](El2Vcpu::keep).
     Kept,
-}
-
-impl Left {
-    /// Of an exit of which everything else is kept.
-    #[inline(always)]
-    pub(crate) fn kept(is_kept: bool) -> Self {
-        if is_kept { Left::Kept } else { Left::Nothing }
-    }
 }
 
 /// A virtual CPU.
@@ -177,12 +170,19 @@ impl El2Vcpu {
         self.go_on_at(pc, state);
     }
 
-    /// Keeps what the core has to answer, if there is something; true if so.
-    pub(crate) fn keep(&mut self, exit: Option<Exit>) -> bool {
-        exit.is_some_and(|exit| {
-            self.kept = exit;
-            true
-        })
+    /// Keeps what the core has to answer, if that is more than a word.
+    #[inline]
+    pub(crate) fn keep(&mut self, exit: Option<Exit>) -> Left {
+        match exit {
+            None => Left::Nothing,
+            Some(Exit::HostInterrupt) => Left::Host,
+            Some(Exit::Idle) => Left::Idle,
+            Some(Exit::SpinHint) => Left::SpinHint,
+            Some(exit) => {
+                self.kept = exit;
+                Left::Kept
+            }
+        }
     }
 
     /// What is kept.
@@ -199,35 +199,16 @@ impl El2Vcpu {
     pub(crate) fn exit_of(&self, left: Left) -> Option<Exit> {
         match left {
             Left::Nothing => None,
-            Left::Device(address, width, operation) => {
-                Some(device_access(address, width, operation))
-            }
             Left::Host => Some(Exit::HostInterrupt),
+            Left::Idle => Some(Exit::Idle),
+            Left::SpinHint => Some(Exit::SpinHint),
             Left::Kept => Some(self.kept),
         }
     }
 
-    /// A synchronous exception of the guest.
-    #[inline(always)]
-    fn synchronous(&mut self) -> Left {
-        let syndrome = Syndrome::new(read_cause!("esr_el2"));
-        let class = syndrome.class();
-        if class == ExceptionClass::HVC64 {
-            return self.call();
-        }
-        if class == ExceptionClass::DATA_ABORT_LOWER {
-            return self.data_abort(syndrome.data_abort());
-        }
-        if class == ExceptionClass::SYSTEM_REGISTER {
-            self.handle.exits.count(ExitKind::Register);
-            return self.system_register(syndrome);
-        }
-        Left::kept(self.rare_exit(syndrome))
-    }
-
-    /// Exits that are not on any hot path; true if something is kept.
+    /// Exits that are not on any hot path.
     #[cold]
-    fn rare_exit(&mut self, syndrome: Syndrome) -> bool {
+    fn rare_exit(&mut self, syndrome: Syndrome) -> Left {
         let exit = self.rare(syndrome);
         self.keep(exit)
     }
@@ -235,7 +216,12 @@ impl El2Vcpu {
     /// Takes in what others have changed of its interrupts.
     #[inline(always)]
     fn refresh_interrupts(&mut self) {
-        self.change_interrupts(|_| ((), Effects::NONE));
+        let mut vgic = self.machine.vgic.lock();
+        let effects = percpu::this().interface().update(&mut vgic, self.index);
+        drop(vgic);
+        if effects != Effects::NONE {
+            self.machine.kick(effects.others(self.index));
+        }
     }
 
     /// A physical interrupt came while the guest ran.
@@ -243,9 +229,8 @@ impl El2Vcpu {
     fn physical_interrupt(&mut self) -> Left {
         match self.serve_interrupt() {
             Outcome::Wake => {
-                if self.handle.take_wake() {
-                    self.refresh_interrupts();
-                }
+                self.handle.clear_wake();
+                self.refresh_interrupts();
                 // It may be for another that lives on this CPU.
                 if self.alone { Left::Nothing } else { Left::Host }
             }
@@ -263,7 +248,7 @@ impl El2Vcpu {
     /// Takes one physical interrupt and gives the guest what is its own.
     #[inline(always)]
     fn serve_interrupt(&mut self) -> Outcome {
-        let outcome = percpu::this().host.interrupts.acknowledge();
+        let outcome = Interrupts::acknowledge();
         match outcome {
             Outcome::Private(intid) => {
                 let line = Line::Ppi(self.index, intid);
@@ -393,24 +378,49 @@ impl backend::Vcpu for El2Vcpu {
             self.refresh_interrupts();
         }
         loop {
-            if percpu::this().is_asked() && self.asked() {
-                return self.kept_exit();
+            if percpu::this().is_asked() {
+                match self.asked() {
+                    Left::Host => return Exit::HostInterrupt,
+                    Left::Kept => return self.kept_exit(),
+                    Left::Nothing | Left::Idle | Left::SpinHint => {}
+                }
             }
             // SAFETY: the registers are this virtual CPU's, whose EL1 state,
             // stage 2 and traps `load` has put into this CPU. The guest can
             // reach nothing of ours: stage 2 maps only its own memory.
             let vector = unsafe { enter_guest(&raw mut self.registers) };
             let left = match vector {
-                SYNCHRONOUS => self.synchronous(),
+                SYNCHRONOUS => {
+                    let syndrome = Syndrome::new(read_cause!("esr_el2"));
+                    match syndrome.class() {
+                        ExceptionClass::HVC64 => self.call(),
+                        ExceptionClass::DATA_ABORT_LOWER => {
+                            let abort = syndrome.data_abort();
+                            if abort.is_plain() {
+                                // Nearly all that the core sees, and so it stays in registers.
+                                if let Some(access) = self.plain_access(abort) {
+                                    return access;
+                                }
+                                Left::Nothing
+                            } else {
+                                self.rare_data_abort(abort)
+                            }
+                        }
+                        ExceptionClass::SYSTEM_REGISTER => {
+                            self.handle.exits.count(ExitKind::Register);
+                            self.system_register(syndrome)
+                        }
+                        _ => self.rare_exit(syndrome),
+                    }
+                }
                 SERROR => self.system_error(),
                 _ => self.physical_interrupt(),
             };
             match left {
                 Left::Nothing => {}
-                Left::Device(address, width, operation) => {
-                    return device_access(address, width, operation);
-                }
                 Left::Host => return Exit::HostInterrupt,
+                Left::Idle => return Exit::Idle,
+                Left::SpinHint => return Exit::SpinHint,
                 Left::Kept => return self.kept_exit(),
             }
         }
@@ -522,16 +532,20 @@ impl backend::Vcpu for El2Vcpu {
 }
 
 impl El2Vcpu {
-    /// Does what is asked before the guest goes on; true if something is kept for the core to answer first.
+    /// Does what is asked before the guest goes on.
     #[cold]
-    fn asked(&mut self) -> bool {
-        let asks = percpu::this().take_asks();
-        let reconsider = asks.contains(Asks::RECONSIDER);
-        let access = self.continue_emulation();
-        if access.is_some() && reconsider {
-            percpu::this().ask(Asks::RECONSIDER);
+    fn asked(&mut self) -> Left {
+        let reconsider = percpu::this().take_asks().contains(Asks::RECONSIDER);
+        if self.emulation.is_some() {
+            let access = self.continue_emulation();
+            if access.is_some() {
+                if reconsider {
+                    percpu::this().ask(Asks::RECONSIDER);
+                }
+                return self.keep(access);
+            }
         }
-        self.keep(access.or(reconsider.then_some(Exit::HostInterrupt)))
+        if reconsider { Left::Host } else { Left::Nothing }
     }
 
     /// A physical SError arrived while the guest ran: it may be the guest's

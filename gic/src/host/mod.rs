@@ -154,7 +154,7 @@ impl Controller {
 
 /// What one CPU has of the interrupt controller. To be used on that CPU only.
 #[derive(Debug)]
-// A tag of its own, which costs less to look at than a niche.
+// A tag of its own, which costs less to look at than a niche. What is hot compares it once, with the first kind.
 #[repr(u8)]
 pub enum CpuInterface {
     /// GICv3.
@@ -283,6 +283,14 @@ impl CpuInterface {
     /// Sends an SGI, after all stores before it are visible to its target.
     #[inline(always)]
     pub fn send_sgi(&self, sgi: IntId, target: SgiTarget) {
+        if let Self::V3(cpu) = self {
+            return cpu.send_sgi(sgi, target);
+        }
+        self.send_other(sgi, target);
+    }
+
+    #[inline(never)]
+    fn send_other(&self, sgi: IntId, target: SgiTarget) {
         either!(self, cpu => cpu.send_sgi(sgi, target));
     }
 
@@ -340,19 +348,37 @@ impl CpuInterface {
 
 /// Where the version is known, use the list registers of [`v2::Cpu`] and [`v3::Cpu`]: they do without a branch.
 impl CpuInterface {
-    /// [`acknowledge`](Self::acknowledge) and [`priority_drop`](Self::priority_drop).
+    /// [`acknowledge`](Self::acknowledge) and [`priority_drop`](Self::priority_drop); if it is the SGI `ends`, also
+    /// [`deactivate`](Self::deactivate). That one is compared first.
     #[inline(always)]
-    pub fn take(&self) -> Option<Acknowledged> {
-        either!(self, cpu => {
-            let interrupt = cpu.acknowledge()?;
-            cpu.priority_drop(interrupt);
-            Some(interrupt)
-        })
+    pub fn take(&self, ends: IntId) -> Option<Acknowledged> {
+        if let Self::V3(cpu) = self {
+            return cpu.take(ends);
+        }
+        self.take_other(ends)
+    }
+
+    #[inline(never)]
+    fn take_other(&self, ends: IntId) -> Option<Acknowledged> {
+        let interrupt = self.acknowledge()?;
+        self.priority_drop(interrupt);
+        if interrupt.intid() == ends {
+            self.deactivate(interrupt);
+        }
+        Some(interrupt)
     }
 
     /// [`Vgic::update`] with the list registers of this CPU. The kind of controller is looked at once, not at each register.
     #[inline(always)]
     pub fn update(&self, vgic: &mut Vgic, vcpu: VcpuIndex) -> Effects {
+        if let Self::V3(cpu) = self {
+            return vgic.update(vcpu, &mut &*cpu);
+        }
+        self.update_other(vgic, vcpu)
+    }
+
+    #[inline(never)]
+    fn update_other(&self, vgic: &mut Vgic, vcpu: VcpuIndex) -> Effects {
         lists!(self, cpu => vgic.update(vcpu, cpu))
     }
 

@@ -199,6 +199,21 @@ impl Cpu {
         Acknowledged::from_register(system::read_icc_iar1())
     }
 
+    /// See [`CpuInterface::take`](super::CpuInterface::take).
+    #[inline(always)]
+    pub(super) fn take(&self, ends: IntId) -> Option<Acknowledged> {
+        let value = system::read_icc_iar1();
+        // In GICv3 an SGI does not tell its sender.
+        if value == ends.get() {
+            system::write_icc_eoir1(value);
+            system::write_icc_dir(value);
+            return Some(Acknowledged(value));
+        }
+        let interrupt = Acknowledged::from_register(value)?;
+        self.priority_drop(interrupt);
+        Some(interrupt)
+    }
+
     #[inline(always)]
     pub(super) fn priority_drop(&self, interrupt: Acknowledged) {
         system::write_icc_eoir1(interrupt.0);

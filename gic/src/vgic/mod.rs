@@ -129,7 +129,10 @@ impl Vgic {
             unsettled: VcpuSet::EMPTY,
             cpus: config.vcpus.iter().map(cpu).collect(),
             spis: spis.collect::<Vec<_>>().into_boxed_slice(),
-            clusters: Cluster::table(config.vcpus),
+            clusters: match config.version {
+                Version::V2 => Box::default(),
+                Version::V3 => Cluster::table(config.vcpus),
+            },
         };
         vgic.reset(|_| {});
         Ok(vgic)

@@ -48,11 +48,11 @@ impl Vgic {
     #[inline(always)]
     fn send_v3(&mut self, vcpu: VcpuIndex, value: u64, group1: u32) -> Effects {
         let mut effects = Effects::NONE;
-        if self.version != Version::V3 {
-            return effects;
-        }
         let sgi = ((value >> sgi1r::INTID_SHIFT) & sgi1r::INTID_MASK) as usize;
         if value & sgi1r::IRM != 0 {
+            if self.version != Version::V3 {
+                return effects;
+            }
             for (position, cpu) in self.cpus.iter_mut().enumerate() {
                 let target = VcpuIndex::new(position);
                 if target != vcpu && cpu.raise_sgi(sgi, group1, self.rules.groups) {
@@ -61,6 +61,7 @@ impl Vgic {
             }
             return effects;
         }
+        // A GICv2 has none.
         let cluster = match self.clusters.first() {
             Some(first) if first.is_named_by(value) => first,
             _ => match self.clusters.iter().find(|cluster| cluster.is_named_by(value)) {

@@ -86,6 +86,45 @@ pub(super) fn fill_single(
     true
 }
 
+/// The commonest case of [`fill_private`]: an SGI comes again, and is still in a list register that the guest has emptied
+/// since. SGIs have no line and no physical interrupt.
+#[inline(always)]
+fn resend(bank: &mut Bank, slots: &mut Slots, rules: Rules, lrs: &mut impl ListRegisters) -> bool {
+    /// The lanes of SGIs.
+    const SGIS: u32 = 0xffff;
+    let mask = bank.touched;
+    let one_sgi = mask <= SGIS && mask & mask.wrapping_sub(1) == 0;
+    if !one_sgi || bank.latched != mask || rules.sgi_sources {
+        return false;
+    }
+    let changed_by_guest = bank.drop_pending | bank.drop_active | bank.raise_active;
+    let unusual = changed_by_guest | bank.release | bank.active | bank.level;
+    if unusual != 0 || bank.forwarded(rules.groups) & mask == 0 {
+        return false;
+    }
+    let lane = mask.trailing_zeros() as usize;
+    let n = usize::from(bank.slot.get(lane));
+    if lrs.empty() & bit(n) == 0 {
+        return false;
+    }
+    bank.touched = 0;
+    bank.latched = 0;
+    bank.listed_latch |= mask;
+    bank.listed_active &= !mask;
+    slots.ready = 0;
+    let value = ListRegister {
+        intid: IntId::from_parts(0, lane),
+        state: State { pending: true, active: false },
+        physical: None,
+        priority: bank.priority.get(lane),
+        group1: bank.group1 & mask != 0,
+        eoi_maintenance: false,
+        source: 0,
+    };
+    lrs.write(n, &value);
+    true
+}
+
 /// Fills if all there is to do is to make one private interrupt pending that is in no list register, or in one that the
 /// guest has emptied since. False if there is nothing to do, or more to it; then nothing has changed.
 #[inline(always)]
@@ -93,6 +132,9 @@ pub(super) fn fill_private(cpu: &mut Cpu, rules: Rules, lrs: &mut impl ListRegis
     let Cpu { slots, private: bank, shares: [share, ..], .. } = cpu;
     if slots.ready != PRIVATE || slots.overflow || !slots.askers.is_empty() {
         return false;
+    }
+    if resend(bank, slots, rules, lrs) {
+        return true;
     }
     let waiting = bank.pending() & bank.forwarded(rules.groups);
     let mask = bank.touched | (waiting & !(bank.active | bank.resident));
