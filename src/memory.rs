@@ -46,6 +46,17 @@ pub trait GuestMemory {
     fn store_u16(&self, address: GuestAddress, value: u16) -> Result<(), OutOfMemoryRange> {
         self.write(address, &value.to_le_bytes())
     }
+
+    /// Reads a little-endian number of 8 bytes in one access where it can, as a
+    /// processor reads an entry of a page table. `address` is a multiple of 8.
+    ///
+    /// # Errors
+    /// [`OutOfMemoryRange`].
+    fn load_u64(&self, address: GuestAddress) -> Result<u64, OutOfMemoryRange> {
+        let mut bytes = [0; 8];
+        self.read(address, &mut bytes)?;
+        Ok(u64::from_le_bytes(bytes))
+    }
 }
 
 impl<M: GuestMemory + ?Sized> GuestMemory for Arc<M> {
@@ -63,5 +74,9 @@ impl<M: GuestMemory + ?Sized> GuestMemory for Arc<M> {
 
     fn store_u16(&self, address: GuestAddress, value: u16) -> Result<(), OutOfMemoryRange> {
         (**self).store_u16(address, value)
+    }
+
+    fn load_u64(&self, address: GuestAddress) -> Result<u64, OutOfMemoryRange> {
+        (**self).load_u64(address)
     }
 }

@@ -67,6 +67,15 @@ pub(crate) enum Cause {
     Unknown,
 }
 
+impl Cause {
+    /// Whether what is done about it makes nothing wait for the guest unless that says so.
+    #[inline]
+    pub(crate) fn is_quiet(&self) -> bool {
+        use Cause::{Cpuid, Hypercall, NestedFault, Port, ReadMsr, WriteMsr};
+        matches!(self, Cpuid | Hypercall | NestedFault(_) | Port(_) | ReadMsr | WriteMsr)
+    }
+}
+
 /// A port access.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct PortAccess {

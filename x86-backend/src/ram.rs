@@ -37,6 +37,8 @@ const TRIES: usize = 16;
 /// All memory of one guest, with its tables.
 pub(crate) struct Ram {
     pieces: Vec<Piece>,
+    /// The first of them; empty where the guest may give parts of its memory back.
+    first: Piece,
     root: u64,
     /// What keeps the TLBs true; only where the guest may give parts of its memory back.
     elastic: Option<Shootdown>,
@@ -69,7 +71,9 @@ impl Ram {
         };
         let root = map.table().root().0;
         let (elastic, vcpus) = (elastic.map(Shootdown::new), Once::new());
-        Ok(Ram { pieces, root, elastic, vcpus, map: RwLock::new(map) })
+        let nothing = Piece { guest: IntermediateAddress(0), host: PhysicalAddress(0), bytes: 0 };
+        let first = pieces.first().copied().filter(|_| elastic.is_none()).unwrap_or(nothing);
+        Ok(Ram { pieces, first, root, elastic, vcpus, map: RwLock::new(map) })
     }
 
     /// Shows the guest a page, which it can read and nothing else. No memory is there.
@@ -168,6 +172,13 @@ impl Ram {
         let refused = OutOfMemoryRange { address, size };
         if self.elastic.is_none() {
             let find = |at| self.home(at);
+            // Nearly all lie in one piece.
+            if let Some((host, room)) = find(address.0)
+                && size <= room
+            {
+                each(host.0, size);
+                return Ok(());
+            }
             for_each_part(find, address.0, size, |_, _| {}).map_err(|_| refused)?;
             return for_each_part(find, address.0, size, each).map_err(|_| refused);
         }
@@ -265,6 +276,37 @@ impl GuestMemory for Ram {
             }
         })
     }
+
+    #[inline]
+    fn load_u64(&self, address: GuestAddress) -> Result<u64, OutOfMemoryRange> {
+        // Most of a guest's tables are in its first piece.
+        let Piece { guest, host, bytes } = self.first;
+        let offset = address.0.wrapping_sub(guest.0);
+        if offset < bytes
+            && let Some(cell) = cell_u64(host.0.wrapping_add(offset), bytes.wrapping_sub(offset))
+        {
+            return Ok(u64::from_le(cell.load(Ordering::Relaxed)));
+        }
+        self.read_u64(address)
+    }
+}
+
+impl Ram {
+    /// As [`GuestMemory::load_u64`], for all of a guest's memory.
+    #[inline(never)]
+    fn read_u64(&self, address: GuestAddress) -> Result<u64, OutOfMemoryRange> {
+        let mut bytes = [0; 8];
+        self.read(address, &mut bytes)?;
+        Ok(u64::from_le_bytes(bytes))
+    }
+}
+
+/// The 8 bytes at `host`, which is memory of a guest that is never given up; `None` unless they
+/// are aligned and all there.
+fn cell_u64<'a>(host: u64, part: u64) -> Option<&'a AtomicU64> {
+    // SAFETY: such memory stays mapped here and the guest's own for as long as there is the guest;
+    // it is only the guest that may write at the same time.
+    (part >= 8 && host.is_multiple_of(8)).then(|| unsafe { AtomicU64::from_ptr(host as *mut u64) })
 }
 
 /// The 2 bytes at `host`, which is a guest's memory; `None` unless they are aligned and all there.

@@ -34,55 +34,50 @@ pub struct Paging {
     pub efer: u64,
 }
 
-/// How a table of one level is laid out.
-struct Level {
-    /// First bit of the linear address that indexes the table.
-    shift: u32,
-    /// Bits of the index.
-    bits: u32,
-    /// Bytes of an entry.
-    entry: u64,
-    /// Whether an entry may map memory.
-    large: bool,
-}
-
 impl Paging {
     /// The guest-physical address of `linear`; `None` where nothing is mapped.
-    pub fn translate(&self, memory: &dyn GuestMemory, linear: u64) -> Option<GuestAddress> {
+    pub fn translate<M: GuestMemory + ?Sized>(
+        &self,
+        memory: &M,
+        linear: u64,
+    ) -> Option<GuestAddress> {
         if self.cr0 & CR0_PG == 0 {
             return Some(GuestAddress(linear & 0xffff_ffff));
         }
-        let wide = |shift, bits, large| Level { shift, bits, entry: 8, large };
-        let (mut table, levels): (u64, &[Level]) = if self.efer & EFER_LMA != 0 {
-            let all = &[
-                wide(48, 9, false),
-                wide(39, 9, false),
-                wide(30, 9, true),
-                wide(21, 9, true),
-                wide(12, 9, false),
-            ];
-            let skip = usize::from(self.cr4 & CR4_LA57 == 0);
-            return walk(memory, self.cr3 & ADDRESS, all.get(skip..)?, linear);
-        } else if self.cr4 & CR4_PAE != 0 {
-            (self.cr3 & 0xffff_ffe0, &[wide(30, 2, false), wide(21, 9, true), wide(12, 9, false)])
+        if self.efer & EFER_LMA != 0 {
+            let table = self.cr3 & ADDRESS;
+            return if self.cr4 & CR4_LA57 == 0 {
+                walk(memory, table, &[39, 30, 21, 12], linear)
+            } else {
+                walk(memory, table, &[48, 39, 30, 21, 12], linear)
+            };
+        }
+        let linear = linear & 0xffff_ffff;
+        if self.cr4 & CR4_PAE != 0 {
+            // Four pointers, which need not be aligned to a page and map nothing themselves.
+            let place = (self.cr3 & 0xffff_ffe0).wrapping_add(linear >> 30 << 3);
+            let pointer = memory.load_u64(GuestAddress(place)).ok()?;
+            let table = (pointer & PRESENT != 0).then_some(pointer & ADDRESS)?;
+            walk(memory, table, &[21, 12], linear)
         } else {
-            let pse = self.cr4 & CR4_PSE != 0;
-            return walk(
-                memory,
-                self.cr3 & 0xffff_f000,
-                &[
-                    Level { shift: 22, bits: 10, entry: 4, large: pse },
-                    Level { shift: 12, bits: 10, entry: 4, large: false },
-                ],
-                linear & 0xffff_ffff,
-            );
-        };
-        table &= 0xffff_ffff;
-        walk(memory, table, levels, linear & 0xffff_ffff)
+            walk_narrow(memory, self.cr3 & 0xffff_f000, self.cr4 & CR4_PSE != 0, linear)
+        }
+    }
+
+    /// The byte at a linear address, without a copy; `None` where nothing is mapped.
+    pub fn byte<M: GuestMemory + ?Sized>(&self, memory: &M, linear: u64) -> Option<u8> {
+        let GuestAddress(address) = self.translate(memory, linear)?;
+        let word = memory.load_u64(GuestAddress(address & !0b111)).ok()?;
+        Some((word >> ((address & 0b111) << 3) & 0xff) as u8)
     }
 
     /// Copies `bytes` from linear addresses. Returns how many could be read.
-    pub fn read(&self, memory: &dyn GuestMemory, linear: u64, bytes: &mut [u8]) -> usize {
+    pub fn read<M: GuestMemory + ?Sized>(
+        &self,
+        memory: &M,
+        linear: u64,
+        bytes: &mut [u8],
+    ) -> usize {
         let mut done = 0usize;
         while let Some(rest) = bytes.get_mut(done..).filter(|rest| !rest.is_empty()) {
             let at = linear.wrapping_add(done as u64);
@@ -99,7 +94,7 @@ impl Paging {
     }
 
     /// Copies `bytes` to linear addresses; false when part could not be written.
-    pub fn write(&self, memory: &dyn GuestMemory, linear: u64, bytes: &[u8]) -> bool {
+    pub fn write<M: GuestMemory + ?Sized>(&self, memory: &M, linear: u64, bytes: &[u8]) -> bool {
         let mut done = 0usize;
         while let Some(rest) = bytes.get(done..).filter(|rest| !rest.is_empty()) {
             let at = linear.wrapping_add(done as u64);
@@ -118,31 +113,51 @@ impl Paging {
     }
 }
 
-fn walk(
-    memory: &dyn GuestMemory,
+/// Walks tables of 512 entries of 8 bytes, whose indices start at these bits of the address.
+#[inline]
+fn walk<M: GuestMemory + ?Sized>(
+    memory: &M,
     mut table: u64,
-    levels: &[Level],
+    shifts: &[u32],
     linear: u64,
 ) -> Option<GuestAddress> {
-    for level in levels {
-        let index = linear >> level.shift & ((1u64 << level.bits).wrapping_sub(1));
-        let place = table.checked_add(index.wrapping_mul(level.entry))?;
-        let mut bytes = [0u8; 8];
-        memory.read(GuestAddress(place), bytes.get_mut(..level.entry as usize)?).ok()?;
-        let entry = u64::from_le_bytes(bytes);
+    for &shift in shifts {
+        let index = linear >> shift & 0x1ff;
+        let entry = memory.load_u64(GuestAddress(table | index << 3)).ok()?;
         if entry & PRESENT == 0 {
             return None;
         }
-        if (level.large && entry & LARGE != 0) || level.shift == 12 {
-            let inside = (1u64 << level.shift).wrapping_sub(1);
-            // 4 MiB pages keep address bits 39:32 in bits 20:13 (SDM table 5-4).
-            let high =
-                if level.entry == 4 && level.shift != 12 { (entry >> 13 & 0xff) << 32 } else { 0 };
-            return Some(GuestAddress((entry & ADDRESS & !inside) | high | linear & inside));
+        if shift == 12 || (entry & LARGE != 0 && shift <= 30) {
+            let inside = (1u64 << shift).wrapping_sub(1);
+            return Some(GuestAddress(entry & ADDRESS & !inside | linear & inside));
         }
         table = entry & ADDRESS;
     }
     None
+}
+
+/// Walks the two levels of 32-bit paging, of 1024 entries of 4 bytes; `large` says whether the
+/// upper one may map memory.
+fn walk_narrow<M: GuestMemory + ?Sized>(
+    memory: &M,
+    directory: u64,
+    large: bool,
+    linear: u64,
+) -> Option<GuestAddress> {
+    let load = |table: u64, index: u64| {
+        let mut bytes = [0; 4];
+        memory.read(GuestAddress(table | index << 2), &mut bytes).ok()?;
+        let entry = u64::from(u32::from_le_bytes(bytes));
+        (entry & PRESENT != 0).then_some(entry)
+    };
+    let entry = load(directory, linear >> 22 & 0x3ff)?;
+    if large && entry & LARGE != 0 {
+        // Such entries keep address bits 39:32 in bits 20:13 (SDM table 5-4).
+        let high = (entry >> 13 & 0xff) << 32;
+        return Some(GuestAddress(entry & 0xffc0_0000 | high | linear & 0x3f_ffff));
+    }
+    let entry = load(entry & ADDRESS, linear >> 12 & 0x3ff)?;
+    Some(GuestAddress(entry & ADDRESS | linear & 0xfff))
 }
 
 #[cfg(test)]

@@ -230,9 +230,15 @@ impl Pc {
         self.external.level.load(Ordering::Acquire)
     }
 
+    /// Whether a power command waits.
+    #[inline]
+    pub(crate) fn has_power_command(&self) -> bool {
+        self.power.0.load(Ordering::Relaxed) != PowerLatch::NONE
+    }
+
     /// The power command that waits.
     pub(crate) fn take_power(&self) -> Option<PowerCommand> {
-        if self.power.0.load(Ordering::Relaxed) == PowerLatch::NONE {
+        if !self.has_power_command() {
             return None;
         }
         match self.power.0.swap(PowerLatch::NONE, Ordering::Acquire) {

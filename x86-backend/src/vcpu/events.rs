@@ -26,6 +26,20 @@ pub(super) struct Events {
     signal: Option<Signal>,
     /// The last window was in vain: no more until something else happens.
     window_in_vain: bool,
+    /// See [`Calm`].
+    calm: Calm,
+}
+
+/// Whether nothing waits for the guest, so that it goes on at once after an exit that makes nothing
+/// wait. Whoever brings something from outside wakes the virtual CPU, but for the machine's own
+/// timer, whose deadline is compared. Deadlines that pass interrupt the host.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+enum Calm {
+    /// It has to be looked.
+    #[default]
+    Unknown,
+    /// Nothing waited when the guest was entered last, with this deadline of the i8254.
+    Entered { timer: Option<u64> },
 }
 
 /// The non-maskable interrupt.
@@ -38,8 +52,15 @@ struct NmiState {
 }
 
 impl Events {
+    /// Something may wait for the guest now: it is looked before the guest goes on.
+    #[inline]
+    pub(super) fn disturb(&mut self) {
+        self.calm = Calm::Unknown;
+    }
+
     /// Raises an exception, on top of what is being delivered.
     pub(super) fn raise(&mut self, event: Event) {
+        self.disturb();
         let first = self.exception.take().or(self.interrupted);
         match event.after(first.filter(|first| first.source == Source::Exception)) {
             Some(event) => {
@@ -56,21 +77,39 @@ impl Events {
 
     /// The processor finds no way to go on.
     pub(super) fn shut_down(&mut self) {
+        self.disturb();
         self.shutdown = true;
     }
 }
 
 impl<E: Engine> X86Vcpu<E> {
-    /// Everything to be done before the guest runs on; an exit when it does not.
+    /// Everything to be done before the guest runs on; an exit when it does not. `woken` says that
+    /// somebody has brought something for it.
     #[inline]
-    pub(super) fn prepare(&mut self) -> Option<Exit> {
-        if let Some(exit) = self.deferred.take() {
-            return Some(exit);
+    pub(super) fn prepare(&mut self, woken: bool) -> Option<Exit> {
+        if let Calm::Entered { timer } = self.events.calm
+            && !woken
+            && timer == self.pc.pit.next_deadline()
+            && !self.pc.has_power_command()
+        {
+            return None;
+        }
+        self.look()
+    }
+
+    /// As [`X86Vcpu::prepare`], where something may wait.
+    #[inline(never)]
+    fn look(&mut self) -> Option<Exit> {
+        self.events.disturb();
+        if self.deferred.is_some() {
+            return self.deferred.take();
         }
         if let Some(request) = self.power_request() {
             return Some(Exit::Power(request));
         }
         self.advance_timers();
+        // Before it goes into the deadline of the host's timer.
+        let timer = self.pc.pit.next_deadline();
         while let Some(signal) = self.events.signal.take().or_else(|| self.apic.take_signal()) {
             if let Some(exit) = self.take_signal(signal) {
                 return Some(exit);
@@ -81,12 +120,15 @@ impl<E: Engine> X86Vcpu<E> {
         if self.apic.activity() == Activity::WaitForSipi || core::mem::take(&mut self.halted) {
             return Some(Exit::Idle);
         }
-        self.inject();
+        let nothing_waits = self.inject();
         if self.events.shutdown {
             return Some(self.shut_down());
         }
         self.engine.set_task_priority(self.apic.cr8());
         PerCpu::current().timer.set_guest(self.next_deadline());
+        if nothing_waits {
+            self.events.calm = Calm::Entered { timer };
+        }
         None
     }
 
@@ -117,7 +159,9 @@ impl<E: Engine> X86Vcpu<E> {
         self.field(Field::Rflags) & RFLAGS_IF != 0 && !self.engine.in_shadow()
     }
 
-    fn inject(&mut self) {
+    /// Delivers what can be delivered, and sees to it that the rest is as soon as it can; true if
+    /// there was nothing.
+    fn inject(&mut self) -> bool {
         let injected = if let Some(event) = self.events.exception.take() {
             self.deliver(event);
             true
@@ -136,8 +180,8 @@ impl<E: Engine> X86Vcpu<E> {
         let external = self.pc.external_pending() && self.apic.takes_external_interrupts();
         let vector = self.apic.pending_vector();
         if !external && vector.is_none() {
-            self.want_task_priority_window();
-            return;
+            let held = self.want_task_priority_window();
+            return !(injected || held || self.events.nmi.pending);
         }
         if !injected && self.takes_interrupts() {
             let vector = if external {
@@ -150,19 +194,21 @@ impl<E: Engine> X86Vcpu<E> {
             }
             if self.apic.pending_vector().is_none() {
                 self.engine.want_interrupt_window(None);
-                return;
+                return false;
             }
         }
         // Whatever waits goes in as soon as the guest lets it.
         self.engine.want_interrupt_window(Some(0xf));
+        false
     }
 
     /// An interrupt that the task priority holds back goes in when the guest
-    /// lowers that, which it does without an exit.
-    fn want_task_priority_window(&mut self) {
+    /// lowers that, which it does without an exit. Whether there is one.
+    fn want_task_priority_window(&mut self) -> bool {
         let held = self.apic.highest_request().map(|vector| vector >> 4);
         let class = held.filter(|class| *class <= self.apic.cr8() && !self.events.window_in_vain);
         self.engine.want_interrupt_window(class);
+        held.is_some()
     }
 
     /// Takes over what an exit left in hardware.
@@ -173,8 +219,11 @@ impl<E: Engine> X86Vcpu<E> {
             self.events.nmi.blocked = false;
         }
         self.events.interrupted = self.engine.interrupted();
-        if let Some(Event { source: Source::Nmi, .. }) = self.events.interrupted {
-            self.events.nmi.blocked = true;
+        if let Some(Event { source, .. }) = self.events.interrupted {
+            self.events.disturb();
+            if source == Source::Nmi {
+                self.events.nmi.blocked = true;
+            }
         }
         self.events.window_in_vain = false;
     }

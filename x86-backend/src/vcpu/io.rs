@@ -78,7 +78,7 @@ impl<E: Engine> X86Vcpu<E> {
             let size = port.width.bytes() as usize;
             let read = bytes
                 .get_mut(..size)
-                .is_some_and(|bytes| self.paging().read(&self.pc.ram, linear, bytes) == size);
+                .is_some_and(|bytes| self.paging().read(&*self.pc.ram, linear, bytes) == size);
             if !read {
                 self.raise_fault(event::GENERAL_PROTECTION);
                 return None;
@@ -125,7 +125,10 @@ impl<E: Engine> X86Vcpu<E> {
                     None => self.skip(PORT_LENGTH),
                 }
             }
-            PendingAccess::Memory(access) => self.deferred = self.finish_memory(access, value),
+            PendingAccess::Memory(access) => {
+                self.deferred = self.finish_memory(access, value);
+                self.events.disturb();
+            }
             PendingAccess::String { input, access, length } => {
                 self.finish_string(input, access, length, completion.width, value);
             }
@@ -144,7 +147,7 @@ impl<E: Engine> X86Vcpu<E> {
             let linear = self.string_address(access, RDI);
             let bytes = value.to_le_bytes();
             let element = bytes.get(..width.bytes() as usize).unwrap_or_default();
-            if !self.paging().write(&self.pc.ram, linear, element) {
+            if !self.paging().write(&*self.pc.ram, linear, element) {
                 self.raise_fault(event::GENERAL_PROTECTION);
                 return;
             }
@@ -245,6 +248,7 @@ impl<E: Engine> X86Vcpu<E> {
     ) -> Option<u64> {
         let local = address.wrapping_sub(self.apic.window());
         if local < lapic::WINDOW_SIZE && self.apic.mode() == Mode::XApic {
+            self.events.disturb();
             let now = self.tsc();
             return Some(match operation {
                 Operation::Read => self.apic.read_window(local, width, now),
@@ -323,7 +327,7 @@ impl<E: Engine> X86Vcpu<E> {
         let mut bytes = [0; 8];
         let element = bytes.get_mut(..instruction.width.bytes() as usize)?;
         let size = element.len();
-        let read = self.paging().read(&self.pc.ram, base.wrapping_add(offset), element);
+        let read = self.paging().read(&*self.pc.ram, base.wrapping_add(offset), element);
         (read == size).then_some(u64::from_le_bytes(bytes))
     }
 
@@ -334,7 +338,7 @@ impl<E: Engine> X86Vcpu<E> {
         let linear = self.segment_base(SegmentName::Es).wrapping_add(offset);
         let bytes = value.to_le_bytes();
         let element = bytes.get(..instruction.width.bytes() as usize).unwrap_or_default();
-        if self.paging().write(&self.pc.ram, linear, element) {
+        if self.paging().write(&*self.pc.ram, linear, element) {
             self.finish_memory_instruction(&instruction);
             None
         } else {

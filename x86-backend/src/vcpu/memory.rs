@@ -50,8 +50,12 @@ impl<E: Engine> X86Vcpu<E> {
 
     /// The bytes at the instruction pointer, as many as are mapped.
     pub(super) fn fetch(&self, bytes: &mut [u8; LONGEST_INSTRUCTION]) -> usize {
-        let linear = self.segment_base(SegmentName::Cs).wrapping_add(self.field(Field::Rip));
-        self.paging().read(&self.pc.ram, linear, bytes)
+        self.paging().read(&*self.pc.ram, self.code_address(), bytes)
+    }
+
+    /// Linear address of the instruction that exited.
+    fn code_address(&self) -> u64 {
+        self.segment_base(SegmentName::Cs).wrapping_add(self.field(Field::Rip))
     }
 
     /// Moves on past the instruction that exited. `plain` is its length
@@ -78,14 +82,24 @@ impl<E: Engine> X86Vcpu<E> {
 
     /// Length of the prefixes of the instruction that exited.
     fn prefixes(&self) -> u8 {
+        let long = self.code_bits() == 64;
+        // Nearly always there are none.
+        if self
+            .paging()
+            .byte(&*self.pc.ram, self.code_address())
+            .is_some_and(|b| !is_prefix(b, long))
+        {
+            return 0;
+        }
         let mut bytes = [0; LONGEST_INSTRUCTION];
         let known = self.fetch(&mut bytes);
-        let long = self.code_bits() == 64;
-        let is_prefix = |byte: &&u8| {
-            matches!(**byte, 0x26 | 0x2e | 0x36 | 0x3e | 0x64..=0x67 | 0xf0 | 0xf2 | 0xf3)
-                || (long && **byte & 0xf0 == 0x40)
-        };
-        let count = bytes.iter().take(known).take_while(is_prefix).count();
+        let count = bytes.iter().take(known).take_while(|byte| is_prefix(**byte, long)).count();
         u8::try_from(count).unwrap_or(0)
     }
+}
+
+/// Whether a byte in front of an opcode is a prefix, in 64-bit code or other.
+fn is_prefix(byte: u8, long: bool) -> bool {
+    matches!(byte, 0x26 | 0x2e | 0x36 | 0x3e | 0x64..=0x67 | 0xf0 | 0xf2 | 0xf3)
+        || (long && byte & 0xf0 == 0x40)
 }

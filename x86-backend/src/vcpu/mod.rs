@@ -181,6 +181,7 @@ impl<E: Engine> Vcpu for X86Vcpu<E> {
         self.fpu.load();
         host::msr::write_tsc_aux(self.tsc_aux);
         self.loaded = true;
+        self.events.disturb();
     }
 
     fn save(&mut self) {
@@ -193,8 +194,8 @@ impl<E: Engine> Vcpu for X86Vcpu<E> {
     fn run(&mut self) -> Exit {
         loop {
             // Taken before the state is read that a waker changes: the next waker kicks again.
-            self.handle.take_wake();
-            if let Some(exit) = self.prepare() {
+            let woken = self.handle.take_wake();
+            if let Some(exit) = self.prepare(woken) {
                 return exit;
             }
             let cause = match self.pc.ram.shootdown() {
@@ -210,6 +211,9 @@ impl<E: Engine> Vcpu for X86Vcpu<E> {
                 }
             };
             self.after_exit();
+            if !cause.is_quiet() {
+                self.events.disturb();
+            }
             if let Some(exit) = self.resolve(cause) {
                 return exit;
             }
@@ -241,6 +245,7 @@ impl<E: Engine> Vcpu for X86Vcpu<E> {
     fn answer(&mut self, answer: PowerAnswer) {
         // A start-up message to a processor that runs goes to its local APIC, which knows whether
         // it waits for one.
+        self.events.disturb();
         if let Some((target, page)) = self.startup.take()
             && answer == PowerAnswer::AlreadyOn
         {
@@ -265,6 +270,7 @@ impl<E: Engine> Vcpu for X86Vcpu<E> {
     }
 
     fn interrupt_pending(&mut self) -> bool {
+        self.events.disturb();
         self.wakes()
     }
 

@@ -11,6 +11,9 @@ use super::X86Vcpu;
 use crate::engine::{Engine, Field};
 use crate::host;
 
+/// The local APIC's EOI register.
+const X2APIC_EOI: u32 = 0x80b;
+
 /// The field that holds a register, unless it is this virtual CPU's own.
 fn field_of(register: Register) -> Option<Field> {
     Some(match register {
@@ -43,6 +46,7 @@ impl<E: Engine> X86Vcpu<E> {
                 None => self.tsc_aux,
             },
             Place::ApicBase => self.apic.read_base(),
+            // A timer that has expired by now has ended the guest's next run, too.
             Place::X2Apic => self.apic.read_msr(index, now)?,
             Place::TscDeadline => self.apic.read_deadline(now),
             Place::Tsc => now,
@@ -58,6 +62,9 @@ impl<E: Engine> X86Vcpu<E> {
             Write::To(place, value) => (place, value),
         };
         let now = self.tsc();
+        if place != Place::X2Apic {
+            self.events.disturb();
+        }
         match place {
             Place::Processor(Register::Efer) => {
                 let old = Efer::from_bits_truncate(self.field(Field::Efer));
@@ -78,7 +85,17 @@ impl<E: Engine> X86Vcpu<E> {
             }
             Place::X2Apic => {
                 let effect = self.apic.write_msr(index, value, now)?;
+                // Whoever gets a message is woken. The end of an interrupt lets others in, if any wait.
+                let quiet = match effect {
+                    Effect::Send(message) => message.delivery != Delivery::StartUp,
+                    Effect::None => index == X2APIC_EOI && self.apic.highest_request().is_none(),
+                    _ => false,
+                };
+                if !quiet {
+                    self.events.disturb();
+                }
                 self.carry_out(effect);
+                return Ok(());
             }
             Place::TscDeadline => {
                 let effect = self.apic.write_deadline(value);

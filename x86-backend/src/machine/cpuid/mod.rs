@@ -166,6 +166,13 @@ struct Entry {
     registers: Registers,
 }
 
+impl Entry {
+    /// What entries are sorted by.
+    fn key(&self) -> u64 {
+        u64::from(self.leaf) << 32 | u64::from(self.subleaf.unwrap_or(0))
+    }
+}
+
 /// The CPUID of one virtual machine.
 #[derive(Debug, Clone)]
 pub struct Cpuid {
@@ -234,14 +241,12 @@ impl Cpuid {
     }
 
     fn find(&self, leaf: u32, subleaf: u32) -> Option<Registers> {
-        let place = self
-            .entries
-            .binary_search_by_key(&(leaf, subleaf), |entry| {
-                // A leaf without subleaves answers to all.
-                (entry.leaf, entry.subleaf.unwrap_or(subleaf))
-            })
-            .ok()?;
-        self.entries.get(place).map(|entry| entry.registers)
+        let key = u64::from(leaf) << 32 | u64::from(subleaf);
+        let behind = self.entries.partition_point(|entry| entry.key() <= key);
+        let entry = self.entries.get(behind.checked_sub(1)?)?;
+        // A leaf without subleaves answers to all.
+        let found = entry.leaf == leaf && entry.subleaf.is_none_or(|only| only == subleaf);
+        found.then_some(entry.registers)
     }
 
     /// Executes CPUID on a virtual CPU. Unknown leaves are all zero.
