@@ -250,6 +250,11 @@ mod tests {
         let mut bytes = [0; 4];
         assert_eq!(paging.read(&memory, 0xffe, &mut bytes), 4);
         assert_eq!(bytes, [1, 2, 3, 4]);
+        for (linear, byte) in
+            [(0xffe, Some(1)), (0xfff, Some(2)), (0x1000, Some(3)), (0x2000, None)]
+        {
+            assert_eq!(paging.byte(&memory, linear), byte, "{linear:#x}");
+        }
         memory.read(GuestAddress(0x8000), &mut bytes[..2]).unwrap();
         assert_eq!(bytes[..2], [3, 4]);
         assert_eq!(paging.read(&memory, 0x1ffe, &mut bytes), 2);

@@ -83,12 +83,9 @@ impl<E: Engine> X86Vcpu<E> {
     /// Length of the prefixes of the instruction that exited.
     fn prefixes(&self) -> u8 {
         let long = self.code_bits() == 64;
-        // Nearly always there are none.
-        if self
-            .paging()
-            .byte(&*self.pc.ram, self.code_address())
-            .is_some_and(|b| !is_prefix(b, long))
-        {
+        // Nearly always there are none, and the opcode has two bytes or more.
+        let first = self.paging().byte(&*self.pc.ram, self.code_address());
+        if first == Some(ESCAPE) || first.is_some_and(|byte| !is_prefix(byte, long)) {
             return 0;
         }
         let mut bytes = [0; LONGEST_INSTRUCTION];
@@ -97,6 +94,9 @@ impl<E: Engine> X86Vcpu<E> {
         u8::try_from(count).unwrap_or(0)
     }
 }
+
+/// The first byte of opcodes of two bytes or more.
+const ESCAPE: u8 = 0x0f;
 
 /// Whether a byte in front of an opcode is a prefix, in 64-bit code or other.
 fn is_prefix(byte: u8, long: bool) -> bool {

@@ -179,6 +179,8 @@ pub struct Cpuid {
     vendor: Vendor,
     /// Sorted by leaf and subleaf.
     entries: Vec<Entry>,
+    /// [`Entry::key`] of each.
+    keys: Vec<u64>,
 }
 
 impl Cpuid {
@@ -208,7 +210,8 @@ impl Cpuid {
                 entries.push(Entry { leaf: row.leaf, subleaf, registers });
             }
         }
-        let mut cpuid = Cpuid { vendor, entries };
+        let keys = entries.iter().map(Entry::key).collect();
+        let mut cpuid = Cpuid { vendor, entries, keys };
         cpuid.limit_basic(basic);
         cpuid
     }
@@ -242,7 +245,7 @@ impl Cpuid {
 
     fn find(&self, leaf: u32, subleaf: u32) -> Option<Registers> {
         let key = u64::from(leaf) << 32 | u64::from(subleaf);
-        let behind = self.entries.partition_point(|entry| entry.key() <= key);
+        let behind = self.keys.partition_point(|other| *other <= key);
         let entry = self.entries.get(behind.checked_sub(1)?)?;
         // A leaf without subleaves answers to all.
         let found = entry.leaf == leaf && entry.subleaf.is_none_or(|only| only == subleaf);

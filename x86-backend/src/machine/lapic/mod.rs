@@ -201,7 +201,15 @@ impl LocalApic {
     }
 
     /// Takes in what others posted.
+    #[inline]
     fn collect(&mut self) {
+        if self.mailbox.is_posted() {
+            self.collect_posted();
+        }
+    }
+
+    #[inline(never)]
+    fn collect_posted(&mut self) {
         let new = self.mailbox.collect(&mut self.requests, &mut self.trigger_mode);
         if new.init {
             self.signals = Signals { nmi: self.signals.nmi, ..new };
@@ -212,6 +220,7 @@ impl LocalApic {
 
     /// The next of INIT, start-up and NMI, in this order. Call until it gives
     /// `None` before the guest goes on.
+    #[inline]
     pub fn take_signal(&mut self) -> Option<Signal> {
         self.collect();
         if self.signals == Signals::default() {
