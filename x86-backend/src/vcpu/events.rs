@@ -194,7 +194,10 @@ impl<E: Engine> X86Vcpu<E> {
             }
             if self.apic.pending_vector().is_none() {
                 self.engine.want_interrupt_window(None);
-                return false;
+                // An exit that breaks the delivery off says so.
+                let held = self.apic.highest_request().is_some();
+                let Events { exception, nmi, .. } = &self.events;
+                return !(external || held || nmi.pending || exception.is_some());
             }
         }
         // Whatever waits goes in as soon as the guest lets it.
