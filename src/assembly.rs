@@ -60,8 +60,8 @@ pub struct HostResources {
     pub disks: Vec<Arc<dyn Storage>>,
     /// The virtual network.
     pub switch: Arc<Switch>,
-    /// Random numbers.
-    pub entropy: Arc<dyn Entropy>,
+    /// Random numbers, where there are any.
+    pub entropy: Option<Arc<dyn Entropy>>,
 }
 
 /// Devices of a virtual machine as the user sees them while it runs.
@@ -123,7 +123,10 @@ pub enum AssemblyError {
 pub fn assemble(config: &VmConfig, resources: &Resources<'_>) -> Result<Assembly, AssemblyError> {
     let mut slots = Slots { devices: Vec::new(), resources };
     let console = slots.add(Console::new(resources.console.clone()));
-    slots.add(Rng::new(resources.host.entropy.clone()));
+    // Drivers wait for a number for ever, so that there is no device without a source.
+    if let Some(entropy) = &resources.host.entropy {
+        slots.add(Rng::new(entropy.clone()));
+    }
     let monitor = resources.monitor.clone();
     let monitor = monitor.map(|sink| slots.add(Console::new(sink)) as Arc<dyn ConsoleInput>);
     for (index, disk) in config.disks.iter().enumerate() {

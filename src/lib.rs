@@ -26,6 +26,7 @@ pub mod cpu;
 pub mod device;
 pub mod disk;
 pub mod elf;
+pub mod entropy;
 pub mod exit;
 #[cfg(test)]
 mod fake;

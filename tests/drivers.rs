@@ -245,9 +245,8 @@ impl ConsoleSink for Outside {
 }
 
 impl Entropy for Outside {
-    fn fill(&self, bytes: &mut [u8]) -> bool {
+    fn fill(&self, bytes: &mut [u8]) {
         bytes.fill(0x42);
-        true
     }
 }
 

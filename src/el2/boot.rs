@@ -15,6 +15,7 @@ use bunshin::host_devices::Wanted;
 use bunshin::hypervisor::Hypervisor;
 use bunshin::network::Switch;
 use bunshin::placement::Placement;
+use bunshin::virtio::rng::Entropy;
 use drivers::pins::{self, HeaderSerial};
 use gic::Affinity;
 use gic::host::{Controller, CpuInterface, aic, v2, v3};
@@ -30,7 +31,6 @@ use stage2::{Geometry, IdRegisters, VmidAllocator};
 
 use crate::el2::backend::El2;
 use crate::el2::device_registers::DeviceRegisters;
-use crate::el2::entropy::GuestEntropy;
 use crate::el2::features::Features;
 use crate::el2::host::{self, ARRIVED, Blob, Host, MAX_CPUS};
 use crate::el2::host_devices;
@@ -88,7 +88,7 @@ fn boot(address: u64, level: u64) -> Result<(), String> {
     let tree_region = region(address, blob.len() as u64);
     let bundle = platform.chosen.initrd;
     add_memory(&platform, &[tree_region, bundle])?;
-    entropy::seed(&platform.chosen.rng_seed);
+    entropy::start(&platform.chosen.rng_seed);
     start(tree, &platform, features, bundle, serial.as_ref())
 }
 
@@ -347,7 +347,7 @@ fn resources(
         pages: Arc::new(FramePages),
         disks: devices.disks,
         switch,
-        entropy: Arc::new(GuestEntropy),
+        entropy: entropy::generator().map(|generator| generator.clone() as Arc<dyn Entropy>),
     }
 }
 

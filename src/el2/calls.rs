@@ -6,6 +6,7 @@ use bunshin::backend::Vcpu as _;
 use bunshin::exit::{Exit, PowerAnswer, PowerRequest};
 use bunshin::statistics::ExitKind;
 use bunshin::vcpu::Power;
+use bunshin::virtio::rng::Entropy as _;
 use psci::power::{AffinityInstance, AffinityState, EntryPoint, Suspend};
 use psci::{Call, ErrorCode, Features, Response};
 
@@ -41,7 +42,7 @@ impl El2Vcpu {
         let [x0, x1, x2, x3, ..] = self.registers.x;
         let features = Features {
             system_suspend: true,
-            entropy: entropy::available(),
+            entropy: entropy::generator().is_some(),
             stolen_time: Some(StolenTimePage::record_address(self.index.get())),
             ..Features::default()
         };
@@ -52,8 +53,9 @@ impl El2Vcpu {
             }
             Response::Power(request) => self.power(request),
             Response::Entropy(request) => {
-                let mut bytes = [0; 24];
-                let words = entropy::fill(&mut bytes).then(|| {
+                let words = entropy::generator().map(|generator| {
+                    let mut bytes = [0; 24];
+                    generator.fill(&mut bytes);
                     let mut words = [0u64; 3];
                     for (word, chunk) in words.iter_mut().zip(bytes.chunks_exact(8)) {
                         *word = u64::from_le_bytes(chunk.try_into().unwrap_or_default());

@@ -7,6 +7,7 @@ use bunshin::address::GuestAddress;
 use bunshin::backend::{BootState, LoadError};
 use bunshin::elf;
 use bunshin::memory::GuestMemory;
+use bunshin::virtio::rng::Entropy as _;
 use platform::discover::Mpidr;
 use platform::guest::image::KernelImage;
 use platform::guest::tree::{self, GuestDescription, GuestGic};
@@ -108,7 +109,11 @@ fn device_tree(machine: &Machine, initrd: Option<GuestRange>) -> Result<Vec<u8>,
         machine.mpidrs.iter().map(|mpidr| Mpidr::from_register(*mpidr)).collect();
     let mut seed = [0; SEED_BYTES];
     let mut kaslr = [0; 8];
-    let seeded = entropy::fill(&mut seed) && entropy::fill(&mut kaslr);
+    let generator = entropy::generator();
+    if let Some(generator) = generator {
+        generator.fill(&mut seed);
+        generator.fill(&mut kaslr);
+    }
     let command_line = config.command_line.as_str();
     let virtio: Vec<u8> = (0..machine.virtio_devices.get().copied().unwrap_or(0)).collect();
     let description = GuestDescription {
@@ -119,8 +124,8 @@ fn device_tree(machine: &Machine, initrd: Option<GuestRange>) -> Result<Vec<u8>,
         pmu: host().features.event_counters.is_some() && host().interrupts.pmu.is_some(),
         bootargs: (!command_line.is_empty()).then_some(command_line),
         initrd,
-        rng_seed: if seeded { &seed } else { &[] },
-        kaslr_seed: seeded.then(|| u64::from_le_bytes(kaslr)),
+        rng_seed: if generator.is_some() { &seed } else { &[] },
+        kaslr_seed: generator.map(|_| u64::from_le_bytes(kaslr)),
         virtio_slots: &virtio,
         reserved: &[],
     };

@@ -22,8 +22,8 @@ const COST: usize = 16;
 
 /// Where random numbers come from.
 pub trait Entropy: Send + Sync {
-    /// Fills `bytes` with random numbers; false when there are none.
-    fn fill(&self, bytes: &mut [u8]) -> bool;
+    /// Fills `bytes` with random numbers.
+    fn fill(&self, bytes: &mut [u8]);
 }
 
 /// A request to the source.
@@ -31,13 +31,12 @@ pub struct RngJob {
     source: Arc<dyn Entropy>,
     buffer: Vec<u8>,
     length: usize,
-    filled: bool,
 }
 
 impl Job for RngJob {
     fn perform(&mut self) {
         let bytes = self.buffer.get_mut(..self.length).unwrap_or_default();
-        self.filled = self.source.fill(bytes);
+        self.source.fill(bytes);
     }
 
     fn bytes(&self) -> usize {
@@ -51,8 +50,6 @@ pub struct Rng {
     chain: Chain,
     /// `chain` waits for random bytes.
     asked: bool,
-    /// The source had none: the next notification tries again.
-    dry: bool,
     /// Empty while a job has it.
     buffer: Vec<u8>,
 }
@@ -60,7 +57,7 @@ pub struct Rng {
 impl Rng {
     /// A device after power-on that takes its numbers from `source`.
     pub fn new(source: Arc<dyn Entropy>) -> Self {
-        Rng { source, chain: Chain::new(), asked: false, dry: false, buffer: vec![0; MOST] }
+        Rng { source, chain: Chain::new(), asked: false, buffer: vec![0; MOST] }
     }
 }
 
@@ -85,9 +82,6 @@ impl VirtioDevice for Rng {
 
     fn step(&mut self, _: usize, io: &mut Io<'_>) -> Result<Step<RngJob>, Broken> {
         let Some((queue, memory)) = io.queue(QUEUE) else { return Ok(Step::Idle) };
-        if core::mem::take(&mut self.dry) {
-            return Ok(Step::Idle);
-        }
         if !self.asked {
             if !queue.pop(memory, &mut self.chain)? {
                 return Ok(Step::Starved(0));
@@ -99,14 +93,12 @@ impl VirtioDevice for Rng {
         }
         let length = MOST.min(self.chain.writable_bytes() as usize);
         let buffer = core::mem::take(&mut self.buffer);
-        Ok(Step::Job(RngJob { source: self.source.clone(), buffer, length, filled: false }))
+        Ok(Step::Job(RngJob { source: self.source.clone(), buffer, length }))
     }
 
     fn finish(&mut self, job: RngJob, io: &mut Io<'_>) -> Result<(), Broken> {
         let mut result = Ok(());
-        if !job.filled {
-            self.dry = true;
-        } else if self.asked
+        if self.asked
             && let Some((queue, memory)) = io.queue(QUEUE)
         {
             self.asked = false;
@@ -127,7 +119,6 @@ impl VirtioDevice for Rng {
 
     fn reset_queue(&mut self, _: usize) {
         self.asked = false;
-        self.dry = false;
     }
 
     fn reset(&mut self) {

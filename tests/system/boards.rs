@@ -95,6 +95,10 @@ fn raspberry(entry: Entry) -> Result<()> {
     ensure!(free > if entry == Entry::Kernel { 800 } else { 1800 }, "only {free} MiB are free");
     emulator.expect(PROMPT)?;
     ensure!(answer(&mut emulator, "nproc")? == "4", "nproc does not say 4");
+    // Only firmware gives a seed. Without one a device would let the driver wait for ever.
+    let source = answer(&mut emulator, "cat /sys/class/misc/hw_random/rng_current")?;
+    let expected = if entry == Entry::Kernel { "none" } else { "virtio_rng.0" };
+    ensure!(source == expected, "random numbers come from {source}, not from {expected}");
     emulator.send("reboot\n")?;
     emulator.expect("vm \"linux\": started")?;
     emulator.expect(PROMPT)?;
@@ -104,7 +108,7 @@ fn raspberry(entry: Entry) -> Result<()> {
     emulator.finish().map(drop)
 }
 
-/// Fills in what the firmware of the board does: memory with a hole, and the bundle.
+/// Fills in what the firmware of the board does: memory with a hole, the bundle, and random bytes.
 fn complete_tree(tree: &Path, bundle: u64) -> Result<()> {
     let put = |node: &str, property: &str, values: &[u64]| {
         let mut command = Command::new("fdtput");
@@ -115,7 +119,8 @@ fn complete_tree(tree: &Path, bundle: u64) -> Result<()> {
     // Two cells of address, one of size.
     put("/memory@0", "reg", &[0, 0, 0x3b40_0000, 0, 0x4000_0000, 0x4000_0000])?;
     put("/chosen", "linux,initrd-start", &[0, BUNDLE])?;
-    put("/chosen", "linux,initrd-end", &[0, BUNDLE + bundle])
+    put("/chosen", "linux,initrd-end", &[0, BUNDLE + bundle])?;
+    put("/chosen", "rng-seed", &[0x7c0f_11d2, 0x93ae_54b8, 0x1d66_e70f, 0xc25b_8a39])
 }
 
 /// Firmware with the addresses that the board's boot loader writes into it.

@@ -18,6 +18,7 @@ use bunshin::network::Switch;
 use bunshin::placement::Placement;
 use bunshin::uplink::Uplinks;
 use bunshin::vcpu::VcpuHandle;
+use bunshin::virtio::rng::Entropy;
 use bunshin::vm::Vm;
 use spin::Once;
 use x86_backend::boot_info::BootInfo;
@@ -30,7 +31,7 @@ use crate::engine::Engine;
 use crate::hello;
 use crate::host::console::CONSOLE;
 use crate::host::devices;
-use crate::host::entropy::GuestEntropy;
+use crate::host::entropy;
 use crate::host::{self, PerCpu, give_up};
 use crate::images::Images;
 use crate::ram::Ram;
@@ -141,7 +142,7 @@ fn resources(bundle: &'static [u8], machine: &MachineConfig, uplinks: &Uplinks) 
         pages: Arc::new(PoolPages),
         disks: devices.disks,
         switch,
-        entropy: Arc::new(GuestEntropy),
+        entropy: entropy::generator().map(|generator| Arc::new(generator) as Arc<dyn Entropy>),
     }
 }
 

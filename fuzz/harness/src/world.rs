@@ -98,11 +98,8 @@ impl WallClock for Outside {
 }
 
 impl Entropy for Outside {
-    fn fill(&self, bytes: &mut [u8]) -> bool {
-        let value = self.counter.fetch_add(1, SeqCst);
-        bytes.fill(value as u8);
-        // None every now and then.
-        value % 7 != 3
+    fn fill(&self, bytes: &mut [u8]) {
+        bytes.fill(self.counter.fetch_add(1, SeqCst) as u8);
     }
 }
 

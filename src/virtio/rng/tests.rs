@@ -1,4 +1,4 @@
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 
 use super::*;
 use crate::virtio::testing::Guest;
@@ -6,18 +6,13 @@ use crate::virtio::testing::Guest;
 #[derive(Default)]
 struct Dice {
     thrown: AtomicUsize,
-    lost: AtomicBool,
 }
 
 impl Entropy for Dice {
-    fn fill(&self, bytes: &mut [u8]) -> bool {
-        if self.lost.load(SeqCst) {
-            return false;
-        }
+    fn fill(&self, bytes: &mut [u8]) {
         for byte in bytes {
             *byte = (self.thrown.fetch_add(1, SeqCst) % 251) as u8 + 1;
         }
-        true
     }
 }
 
@@ -48,20 +43,6 @@ fn a_large_buffer_is_filled_in_part() {
     guest.notify(0);
     assert_eq!(guest.take(0), Some((0, MOST as u32)));
     assert_eq!(guest.memory.get(space + MOST as u64, 1), [0]);
-}
-
-#[test]
-fn a_buffer_waits_while_there_are_no_numbers() {
-    let (mut guest, dice) = guest();
-    dice.lost.store(true, SeqCst);
-    let space = guest.allocate(8);
-    guest.add(0, &[(space, 8, true)]);
-    assert_eq!(guest.notify(0), 1);
-    assert_eq!(guest.take(0), None);
-    assert!(!guest.needs_reset());
-    dice.lost.store(false, SeqCst);
-    guest.notify(0);
-    assert_eq!(guest.take(0), Some((0, 8)));
 }
 
 #[test]
