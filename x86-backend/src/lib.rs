@@ -19,6 +19,8 @@ pub mod availability;
 pub mod boot_info;
 pub mod controls;
 pub mod event;
+#[cfg(test)]
+mod fake;
 pub mod machine;
 pub mod paging;
 pub mod restricted;

@@ -163,37 +163,16 @@ fn walk_narrow<M: GuestMemory + ?Sized>(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::fake::Memory;
     use crate::state::CR0_PE;
-    use bunshin::memory::OutOfMemoryRange;
-    use core::cell::RefCell;
     use proptest::prelude::*;
 
-    struct Ram(RefCell<Vec<u8>>);
-
-    impl GuestMemory for Ram {
-        fn read(&self, address: GuestAddress, bytes: &mut [u8]) -> Result<(), OutOfMemoryRange> {
-            let size = bytes.len() as u64;
-            let range = address.0 as usize..(address.0 as usize).saturating_add(bytes.len());
-            let ram = self.0.borrow();
-            bytes.copy_from_slice(ram.get(range).ok_or(OutOfMemoryRange { address, size })?);
-            Ok(())
-        }
-        fn write(&self, address: GuestAddress, bytes: &[u8]) -> Result<(), OutOfMemoryRange> {
-            let size = bytes.len() as u64;
-            let range = address.0 as usize..(address.0 as usize).saturating_add(bytes.len());
-            let mut ram = self.0.borrow_mut();
-            ram.get_mut(range).ok_or(OutOfMemoryRange { address, size })?.copy_from_slice(bytes);
-            Ok(())
-        }
-    }
-
-    fn ram(entries: &[(u64, u64)], width: usize) -> Ram {
-        let mut bytes = vec![0u8; 0x10000];
+    fn ram(entries: &[(u64, u64)], width: usize) -> Memory {
+        let memory = Memory::new();
         for (place, entry) in entries {
-            let place = *place as usize;
-            bytes[place..place + width].copy_from_slice(&entry.to_le_bytes()[..width]);
+            memory.put(*place, &entry.to_le_bytes()[..width]);
         }
-        Ram(RefCell::new(bytes))
+        memory
     }
 
     const PAGED: u64 = CR0_PE | CR0_PG;
@@ -223,7 +202,7 @@ mod tests {
             assert_eq!(long.translate(&memory, linear), physical.map(GuestAddress), "{linear:#x}");
         }
         let five = Paging { cr4: CR4_PAE | CR4_LA57, cr3: 0x5000, ..long };
-        memory.write(GuestAddress(0x5000), &0x1003u64.to_le_bytes()).unwrap();
+        memory.put(0x5000, &0x1003u64.to_le_bytes());
         assert_eq!(
             five.translate(&memory, (base & 0xffff_ffff_ffff) + 0x10),
             Some(GuestAddress(0x4000_0010))

@@ -89,41 +89,8 @@ impl Context {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use bunshin::memory::OutOfMemoryRange;
-    use core::cell::RefCell;
+    use crate::fake::Memory;
     use proptest::prelude::*;
-
-    /// Memory below 64 KiB.
-    struct Ram(RefCell<Vec<u8>>);
-
-    impl Ram {
-        fn new() -> Self {
-            Ram(RefCell::new(vec![0; 0x1_0000]))
-        }
-
-        fn word(&self, address: u64) -> u16 {
-            let mut bytes = [0; 2];
-            self.read(GuestAddress(address), &mut bytes).unwrap();
-            u16::from_le_bytes(bytes)
-        }
-    }
-
-    impl GuestMemory for Ram {
-        fn read(&self, address: GuestAddress, bytes: &mut [u8]) -> Result<(), OutOfMemoryRange> {
-            let size = bytes.len() as u64;
-            let range = address.0 as usize..(address.0 as usize).saturating_add(bytes.len());
-            let ram = self.0.borrow();
-            bytes.copy_from_slice(ram.get(range).ok_or(OutOfMemoryRange { address, size })?);
-            Ok(())
-        }
-        fn write(&self, address: GuestAddress, bytes: &[u8]) -> Result<(), OutOfMemoryRange> {
-            let size = bytes.len() as u64;
-            let range = address.0 as usize..(address.0 as usize).saturating_add(bytes.len());
-            let mut ram = self.0.borrow_mut();
-            ram.get_mut(range).ok_or(OutOfMemoryRange { address, size })?.copy_from_slice(bytes);
-            Ok(())
-        }
-    }
 
     const CONTEXT: Context = Context {
         table: Table { base: 0, limit: 0x3ff },
@@ -136,16 +103,16 @@ mod tests {
 
     #[test]
     fn the_handler_finds_what_iret_takes_back() {
-        let ram = Ram::new();
-        ram.write(GuestAddress(0x80), &[0x78, 0x56, 0x34, 0x12]).unwrap();
+        let ram = Memory::new();
+        ram.put(0x80, &[0x78, 0x56, 0x34, 0x12]);
         let handler = CONTEXT.deliver(0x20, &ram);
         assert_eq!(handler, Ok(Handler { cs: 0x1234, ip: 0x5678, sp: 0xfa }));
-        assert_eq!([0x20fa, 0x20fc, 0x20fe].map(|at| ram.word(at)), [0x5678, 0x1234, 0x202]);
+        assert_eq!([0x20fa, 0x20fc, 0x20fe].map(|at| ram.u16(at)), [0x5678, 0x1234, 0x202]);
     }
 
     #[test]
     fn a_table_or_stack_that_is_too_short_faults() {
-        let ram = Ram::new();
+        let ram = Memory::new();
         for (limit, vector, sp, expected) in [
             (0x3ff, 0xff, 0x100, Ok(0xfa)),
             (0x3fe, 0xff, 0x100, Err(13)),
@@ -173,7 +140,7 @@ mod tests {
             vector in any::<u8>(),
         ) {
             let context = Context { table: Table { base, limit }, stack, sp, ..CONTEXT };
-            let _ = context.deliver(vector, &Ram::new());
+            let _ = context.deliver(vector, &Memory::new());
         }
     }
 }

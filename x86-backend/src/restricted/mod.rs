@@ -122,9 +122,9 @@ pub fn page_directory() -> [u32; DIRECTORY_ENTRIES] {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::fake::Memory;
     use crate::translate::Paging;
     use bunshin::address::GuestAddress;
-    use bunshin::memory::{GuestMemory, OutOfMemoryRange};
     use proptest::prelude::*;
 
     #[test]
@@ -141,18 +141,10 @@ mod tests {
     }
 
     /// The page directory at address 0, and nothing else.
-    struct Directory;
-
-    impl GuestMemory for Directory {
-        fn read(&self, address: GuestAddress, bytes: &mut [u8]) -> Result<(), OutOfMemoryRange> {
-            let all: Vec<u8> = page_directory().into_iter().flat_map(u32::to_le_bytes).collect();
-            let start = address.0 as usize;
-            bytes.copy_from_slice(&all[start..start + bytes.len()]);
-            Ok(())
-        }
-        fn write(&self, _: GuestAddress, _: &[u8]) -> Result<(), OutOfMemoryRange> {
-            unreachable!("a walk writes nothing")
-        }
+    fn directory() -> Memory {
+        let memory = Memory::new();
+        memory.put(0, page_directory().map(u32::to_le_bytes).as_flattened());
+        memory
     }
 
     #[test]
@@ -172,7 +164,7 @@ mod tests {
             prop_assert_eq!(cr0 & (CR0_PE | CR0_PG), CR0_PE | CR0_PG);
             let paging = Paging { cr0, cr3: 0, cr4, efer };
             let linear = u64::from(linear);
-            prop_assert_eq!(paging.translate(&Directory, linear), Some(GuestAddress(linear)));
+            prop_assert_eq!(paging.translate(&directory(), linear), Some(GuestAddress(linear)));
         }
 
         #[test]
