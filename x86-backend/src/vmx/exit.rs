@@ -114,6 +114,10 @@ impl Vmx {
             (_, event::DEBUG) => {
                 // The processor leaves DR6 alone; the qualification has its low bits (SDM 28.2.1).
                 const CAUSES: u64 = 0x600f;
+                // Its delivery ends what STI or MOV SS put off. An entry that still had that would need,
+                // with TF set, a pending step, which the processor notes at all exits but these
+                // (SDM 27.3.1.5).
+                self.clear_shadow();
                 let causes = self.get(F::Qualification) & CAUSES;
                 // SAFETY: DR6 is the guest's while its virtual CPU is loaded.
                 unsafe {

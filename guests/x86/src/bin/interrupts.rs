@@ -13,7 +13,7 @@ mod guest {
     use guests::x86_64::exception::{self, GENERAL_PROTECTION, NMI};
     use guests::x86_64::time::{pause, wait_for};
     use guests::x86_64::{self, apic, cpu, ioapic, port};
-    use guests::{check, check_eq, entry};
+    use guests::{attempt, check, check_eq, entry};
 
     const LOW: u8 = 0x41;
     const HIGH: u8 = 0x81;
@@ -126,6 +126,20 @@ mod guest {
         check_eq!(exception::count(LOW), 0, "interrupts between STI and CLI");
         cpu::interrupt_window();
         check_eq!(exception::count(LOW), 1, "interrupts");
+        Ok(())
+    }
+
+    /// A step ends what the instruction before it put off.
+    fn steps_in_shadows() -> Verdict {
+        const DEBUG: u8 = 1;
+        let step = attempt!("pushfq\nor dword ptr [rsp], 0x100\npopfq\nsti\nnop");
+        cpu::disable_interrupts();
+        check_eq!(step.err().map(|trap| trap.vector), Some(DEBUG), "after STI");
+        let step = attempt!(
+            "mov {0:e}, ss\npushfq\nor dword ptr [rsp], 0x100\npopfq\nmov ss, {0:e}\n.byte 0xf1",
+            out(reg) _
+        );
+        check_eq!(step.err().map(|trap| trap.vector), Some(DEBUG), "INT1 after MOV SS");
         Ok(())
     }
 
@@ -306,6 +320,7 @@ mod guest {
             test("inside a handler its vector is in service", in_service_inside_the_handler),
             test("an NMI comes with interrupts off, and again", nmi_comes_always),
             test("STI lets no interrupt in before the next instruction", shadow_of_sti),
+            test("single steps work after STI and MOV SS", steps_in_shadows),
             test("HLT ends with an interrupt that waits", halt_wakes),
             test("reserved x2APIC registers and bits fault", reserved_registers_fault),
             test("the local APIC works in memory-mapped mode", memory_mapped_mode),
