@@ -11,6 +11,7 @@ use x86_backend::state::SegmentName;
 use super::vmcs::VmcsField as F;
 use super::{Vmx, interruptibility};
 use crate::engine::{Cause, ControlAccess, Engine, NestedFault, PortAccess, StringAccess};
+use crate::host::PerCpu;
 
 /// Basic reasons.
 mod reason {
@@ -75,7 +76,12 @@ impl Vmx {
             reason::WRMSR => Cause::WriteMsr,
             reason::PAUSE => Cause::Pause,
             // The host looks for its interrupts, of which the guest may not have been interrupted.
-            reason::PREEMPTION_TIMER if self.mode == Mode::Real => Cause::HostInterrupt,
+            reason::PREEMPTION_TIMER if self.mode == Mode::Real => {
+                // The core hears of it; a deadline of its own that has passed must not end the next
+                // run at once.
+                PerCpu::current().timer.take_core();
+                Cause::HostInterrupt
+            }
             reason::PREEMPTION_TIMER => Cause::Deadline,
             reason::EPT_VIOLATION => self.nested_fault(),
             reason::TABLE_REGISTER => Cause::Refused,
