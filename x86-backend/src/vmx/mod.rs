@@ -46,8 +46,9 @@ const EPT_POINTER: u64 = 6 | (4 - 1) << 3;
 const PAUSE_GAP: u64 = 128;
 const PAUSE_WINDOW: u64 = 4096;
 
-/// Longest run in nanoseconds of a guest whose real mode is virtual-8086 mode: Bochs 2.7 ends that with
-/// interrupts off for no interrupt of the host, which processors do (SDM 26.2).
+/// Nanoseconds after which the host looks for its interrupts although a guest runs whose real mode is
+/// virtual-8086 mode: Bochs 2.7 ends that with interrupts off for no interrupt of the host, which
+/// processors do (SDM 26.2).
 const REAL_MODE_RUN: u64 = 1_000_000;
 
 /// Activity states: it executes instructions, or waits in HLT.
@@ -92,6 +93,8 @@ pub(crate) struct Vmx {
     dr6: u64,
     cr2: u64,
     loaded: bool,
+    /// When the guest's real mode has to end for the host's interrupts; none since they were served.
+    real_mode_end: Option<u64>,
     /// The last entry failed before the guest ran.
     failed: bool,
 }
@@ -106,7 +109,11 @@ impl Vmx {
         timer.disarm();
         let mut deadline = timer.deadline();
         if self.mode == Mode::Real {
-            deadline = deadline.min(timer::now().0.saturating_add(timer::ticks(REAL_MODE_RUN)));
+            // However often it exits meanwhile.
+            let end = self
+                .real_mode_end
+                .get_or_insert_with(|| timer::now().0.saturating_add(timer::ticks(REAL_MODE_RUN)));
+            deadline = deadline.min(*end);
         }
         let pin = if deadline == NEVER {
             self.controls.pin
@@ -164,6 +171,7 @@ impl Engine for Vmx {
             dr6: DR6_RESET,
             cr2: 0,
             loaded: false,
+            real_mode_end: None,
             failed: false,
         })
     }
@@ -286,7 +294,10 @@ impl Engine for Vmx {
         }
         let cause = self.cause();
         match cause {
-            Cause::HostInterrupt => host::serve_interrupts(),
+            Cause::HostInterrupt => {
+                host::serve_interrupts();
+                self.real_mode_end = None;
+            }
             Cause::HostNmi => host::serve_nmi(),
             _ => {}
         }

@@ -494,6 +494,12 @@ take_vector:
     result 0
     ret
 
+    // Exits for ever.
+    at at_always
+    cli
+2:  in al, DELAY_PORT
+    jmp 2b
+
     .balign 8
     at at_gdt
     .quad 0
@@ -509,6 +515,7 @@ take_vector:
     at at_routines
     .short at_interrupt, at_faults, at_traps, at_steps, at_ports, at_control, at_coprocessor, at_registers
     .short at_tables, at_breakpoint, at_halt, at_nmi, at_protected, at_wrap, at_short_table, at_flags
+    .short at_always
     at at_bounds
     .short 1, 3
     at at_skip

@@ -223,6 +223,11 @@ mod guest {
         Ok(())
     }
 
+    /// The machine is turned off next, which does not wait for the other CPU.
+    fn always() -> Verdict {
+        begin(17)
+    }
+
     fn main() -> ! {
         x86_64::run(&[
             test("a start-up message starts real mode", starts),
@@ -242,6 +247,7 @@ mod guest {
             test("the stack wraps around", wrap),
             test("a table that is too short faults", short_table),
             test("flags of 32 bits can be flipped", flags),
+            test("a CPU that keeps exiting does not hold up power off", always),
         ])
     }
 
