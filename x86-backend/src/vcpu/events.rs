@@ -84,7 +84,8 @@ impl Events {
 
 impl<E: Engine> X86Vcpu<E> {
     /// Everything to be done before the guest runs on; an exit when it does not. `woken` says that
-    /// somebody has brought something for it.
+    /// somebody has brought something for it. That is needed only for real mode that is virtual-8086
+    /// mode on Bochs: elsewhere the waker's interrupt ends the run, after which it is looked anyway.
     #[inline]
     pub(super) fn prepare(&mut self, woken: bool) -> Option<Exit> {
         if let Calm::Entered { timer } = self.events.calm
