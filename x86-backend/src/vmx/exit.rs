@@ -5,8 +5,9 @@ use core::arch::asm;
 
 use bunshin::bus::Width;
 use x86_backend::event::{self, Event, Source};
+use x86_backend::machine::registers::Attributes;
 use x86_backend::restricted::Mode;
-use x86_backend::state::SegmentName;
+use x86_backend::state::{EFER_LMA, SegmentName};
 
 use super::vmcs::VmcsField as F;
 use super::{Vmx, interruptibility};
@@ -111,7 +112,9 @@ impl Vmx {
             // A trap: the handler returns to the next instruction.
             let length = self.instruction_length().unwrap_or(0);
             let next = self.get(F::GuestRip).wrapping_add(length.into());
-            self.set(F::GuestRip, next);
+            // The processor refuses more than 32 bits of it outside 64-bit code (SDM 27.3.1.4).
+            let mask = if self.in_64_bit_code() { u64::MAX } else { u32::MAX.into() };
+            self.set(F::GuestRip, next & mask);
         }
         match (event.source, event.vector) {
             (Source::Nmi, _) => Cause::HostNmi,
@@ -139,6 +142,11 @@ impl Vmx {
                 Cause::Exception(Event { error, source: Source::Exception, ..event })
             }
         }
+    }
+
+    fn in_64_bit_code(&self) -> bool {
+        self.held.efer & EFER_LMA != 0
+            && self.segment(SegmentName::Cs).attributes.contains(Attributes::LONG)
     }
 
     fn control_register(&self) -> Cause {
