@@ -22,8 +22,10 @@ pub(crate) enum Cause {
     HostNmi,
     /// The guest takes interrupts now, as was asked for.
     InterruptWindow,
-    /// The guest takes non-maskable interrupts again.
+    /// The guest takes non-maskable interrupts.
     NmiWindow,
+    /// The guest is about to execute `IRET`, after which it takes them again.
+    NmiReturn,
     /// `CPUID`.
     Cpuid,
     /// `HLT`.
@@ -273,8 +275,8 @@ pub(crate) trait Engine: Send + Sized + 'static {
     /// its task priority is below this class; or takes that back.
     fn want_interrupt_window(&mut self, class: Option<u8>);
 
-    /// Asks for [`Cause::NmiWindow`] once the guest has handled the
-    /// non-maskable interrupt that it is in; or takes that back.
+    /// Asks for [`Cause::NmiWindow`] once the guest takes non-maskable interrupts or, where hardware
+    /// does not tell that, for [`Cause::NmiReturn`] before its next `IRET`; or takes that back.
     fn want_nmi_window(&mut self, want: bool);
 
     /// Task priority (CR8) of the guest.

@@ -135,7 +135,7 @@ impl Svm {
         match code {
             exit::INTR | exit::NMI | exit::SMI | exit::INIT => Cause::HostInterrupt,
             exit::VINTR => Cause::InterruptWindow,
-            exit::IRET => Cause::NmiWindow,
+            exit::IRET => Cause::NmiReturn,
             exit::CPUID => Cause::Cpuid,
             exit::HLT => Cause::Halt,
             exit::PAUSE => Cause::Pause,

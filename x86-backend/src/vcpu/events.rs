@@ -2,6 +2,7 @@
 //! hardware gives them: what was interrupted first, then exceptions, then the
 //! non-maskable interrupt, then the local APIC.
 
+use bunshin::address::Instant;
 use bunshin::exit::{Exit, PowerRequest};
 use x86_backend::event::{Event, Source};
 use x86_backend::machine::lapic::{Activity, Signal};
@@ -10,7 +11,7 @@ use x86_backend::state::RFLAGS_IF;
 
 use super::X86Vcpu;
 use crate::engine::{Engine, Field};
-use crate::host::PerCpu;
+use crate::host::{PerCpu, timer};
 
 /// What waits to be delivered.
 #[derive(Debug, Default)]
@@ -46,9 +47,39 @@ enum Calm {
 #[derive(Debug, Default)]
 struct NmiState {
     pending: bool,
-    blocked: bool,
-    /// The guest is about to execute the IRET that ends the blocking.
-    returning: bool,
+    blocking: Blocking,
+    /// Runs in a row that were cut short so that one that waits is delivered.
+    short_runs: u32,
+}
+
+/// What holds back the next non-maskable interrupt.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+enum Blocking {
+    #[default]
+    None,
+    /// The handler of the one before runs.
+    Handler,
+    /// Its IRET, the instruction at this address, comes next.
+    Return { iret: u64 },
+}
+
+impl NmiState {
+    /// Nanoseconds of the first run that is cut short.
+    const SHORT_RUN: u64 = 10_000;
+    /// Each is twice as long as the one before, so that the guest gets on, but for this many at most.
+    const DOUBLINGS: u32 = 7;
+
+    /// How long the guest may run at most, in nanoseconds, where hardware tells of the IRET that comes,
+    /// and not when it has been executed.
+    fn longest_run(&mut self) -> Option<u64> {
+        if !self.pending || !matches!(self.blocking, Blocking::Return { .. }) {
+            self.short_runs = 0;
+            return None;
+        }
+        let doublings = self.short_runs.min(Self::DOUBLINGS);
+        self.short_runs = doublings.saturating_add(1);
+        Some(Self::SHORT_RUN.wrapping_shl(doublings))
+    }
 }
 
 impl Events {
@@ -126,7 +157,8 @@ impl<E: Engine> X86Vcpu<E> {
             return Some(self.shut_down());
         }
         self.engine.set_task_priority(self.apic.cr8());
-        PerCpu::current().timer.set_guest(self.next_deadline());
+        let deadline = self.next_deadline().into_iter().chain(self.nmi_deadline()).min();
+        PerCpu::current().timer.set_guest(deadline);
         if nothing_waits {
             self.events.calm = Calm::Entered { timer };
         }
@@ -139,6 +171,12 @@ impl<E: Engine> X86Vcpu<E> {
         if self.handle.id().0 == 0 {
             self.pc.pit.poll();
         }
+    }
+
+    /// When the guest has to stop for a non-maskable interrupt.
+    fn nmi_deadline(&mut self) -> Option<Instant> {
+        let run = self.events.nmi.longest_run()?;
+        Some(Instant(timer::now().0.saturating_add(timer::ticks(run))))
     }
 
     fn take_signal(&mut self, signal: Signal) -> Option<Exit> {
@@ -164,21 +202,24 @@ impl<E: Engine> X86Vcpu<E> {
     /// there was nothing.
     fn inject(&mut self) -> bool {
         let injected = if let Some(event) = self.events.exception.take() {
-            self.deliver(event);
+            self.begin(event);
             true
         } else if let Some(event) = self.events.interrupted.take() {
-            self.deliver(event);
+            self.begin(event);
             true
-        } else if self.events.nmi.pending && !self.events.nmi.blocked && !self.engine.in_shadow() {
+        } else if self.events.nmi.pending
+            && self.events.nmi.blocking == Blocking::None
+            && !self.engine.in_shadow()
+        {
             self.events.nmi.pending = false;
-            self.events.nmi.blocked = true;
+            self.events.nmi.blocking = Blocking::Handler;
             self.deliver(Event::nmi());
             self.engine.want_nmi_window(true);
             true
         } else {
             false
         };
-        let external = self.pc.external_pending() && self.apic.takes_external_interrupts();
+        let external = self.external_waits();
         let vector = self.apic.pending_vector();
         if !external && vector.is_none() {
             let held = self.want_task_priority_window();
@@ -191,7 +232,7 @@ impl<E: Engine> X86Vcpu<E> {
                 vector.filter(|vector| self.apic.accept(*vector))
             };
             if let Some(vector) = vector {
-                self.deliver(Event::external(vector));
+                self.begin(Event::external(vector));
             }
             if self.apic.pending_vector().is_none() {
                 self.engine.want_interrupt_window(None);
@@ -204,6 +245,16 @@ impl<E: Engine> X86Vcpu<E> {
         // Whatever waits goes in as soon as the guest lets it.
         self.engine.want_interrupt_window(Some(0xf));
         false
+    }
+
+    /// Has the guest go on with `event`.
+    fn begin(&mut self, event: Event) {
+        self.deliver(event);
+        // Its handler comes before the IRET that was about to end the blocking, and ends that as well.
+        if let Blocking::Return { .. } = self.events.nmi.blocking {
+            self.events.nmi.blocking = Blocking::Handler;
+            self.engine.want_nmi_window(true);
+        }
     }
 
     /// An interrupt that the task priority holds back goes in when the guest
@@ -219,14 +270,17 @@ impl<E: Engine> X86Vcpu<E> {
     #[inline]
     pub(super) fn after_exit(&mut self) {
         self.apic.set_cr8(self.engine.task_priority());
-        if core::mem::take(&mut self.events.nmi.returning) {
-            self.events.nmi.blocked = false;
+        // Whatever ended the run may have done so before the IRET.
+        if let Blocking::Return { iret } = self.events.nmi.blocking
+            && iret != self.field(Field::Rip)
+        {
+            self.events.nmi.blocking = Blocking::None;
         }
         self.events.interrupted = self.engine.interrupted();
         if let Some(Event { source, .. }) = self.events.interrupted {
             self.events.disturb();
             if source == Source::Nmi {
-                self.events.nmi.blocked = true;
+                self.events.nmi.blocking = Blocking::Handler;
             }
         }
         self.events.window_in_vain = false;
@@ -238,10 +292,16 @@ impl<E: Engine> X86Vcpu<E> {
         self.events.window_in_vain = true;
     }
 
-    /// The guest is about to take non-maskable interrupts again.
+    /// The guest takes non-maskable interrupts.
     pub(super) fn nmi_window_opened(&mut self) {
         self.engine.want_nmi_window(false);
-        self.events.nmi.returning = true;
+        self.events.nmi.blocking = Blocking::None;
+    }
+
+    /// The guest does so after the IRET that comes now.
+    pub(super) fn nmi_returns(&mut self) {
+        self.engine.want_nmi_window(false);
+        self.events.nmi.blocking = Blocking::Return { iret: self.field(Field::Rip) };
     }
 
     /// Whether something waits that ends an idle instruction.
@@ -253,11 +313,16 @@ impl<E: Engine> X86Vcpu<E> {
         if self.loaded {
             PerCpu::current().timer.set_guest(self.next_deadline());
         }
-        if self.events.signal.is_some() || self.events.nmi.pending {
+        let nmi = &self.events.nmi;
+        if self.events.signal.is_some() || (nmi.pending && nmi.blocking == Blocking::None) {
             return true;
         }
         self.field(Field::Rflags) & RFLAGS_IF != 0
-            && (self.apic.pending_vector().is_some()
-                || (self.pc.external_pending() && self.apic.takes_external_interrupts()))
+            && (self.apic.pending_vector().is_some() || self.external_waits())
+    }
+
+    /// Whether the 8259 pair has an interrupt that the local APIC lets through.
+    fn external_waits(&self) -> bool {
+        self.pc.external_pending() && self.apic.takes_external_interrupts()
     }
 }

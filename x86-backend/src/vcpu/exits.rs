@@ -64,6 +64,10 @@ impl<E: Engine> X86Vcpu<E> {
                 self.nmi_window_opened();
                 ExitKind::Other
             }
+            Cause::NmiReturn => {
+                self.nmi_returns();
+                ExitKind::Other
+            }
             Cause::Cpuid => {
                 self.execute_cpuid();
                 self.skip(length::CPUID);

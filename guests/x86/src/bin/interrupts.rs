@@ -11,7 +11,7 @@ mod guest {
         COM1, COM1_IRQ, INTERRUPT_ENABLE, INTERRUPT_IDENTIFICATION, MODEM_CONTROL,
     };
     use guests::x86_64::exception::{self, GENERAL_PROTECTION, NMI};
-    use guests::x86_64::time::{pause, wait_for};
+    use guests::x86_64::time::{pause, ticks, wait_for};
     use guests::x86_64::{self, apic, cpu, ioapic, port};
     use guests::{attempt, check, check_eq, entry};
 
@@ -113,6 +113,66 @@ mod guest {
         // Another one after the first has been handled.
         apic::send(apic::id(), apic::ICR_NMI);
         check!(wait_for(PATIENCE, || exception::count(NMI) == 2), "no second NMI");
+        Ok(())
+    }
+
+    /// The NMIs that the first one's handler had seen at its end.
+    static INSIDE: AtomicU64 = AtomicU64::new(0);
+
+    fn send_another_nmi(vector: u8) {
+        if vector != NMI || exception::count(NMI) > 1 {
+            return;
+        }
+        apic::send(apic::id(), apic::ICR_NMI);
+        wait_without_exits(2000, || false);
+        INSIDE.store(exception::count(NMI), Ordering::Release);
+    }
+
+    /// Waits with the counter alone for so many microseconds at most.
+    fn wait_without_exits(microseconds: u64, condition: impl Fn() -> bool) -> bool {
+        let end = cpu::tsc() + ticks(microseconds);
+        while !condition() {
+            if cpu::tsc() > end {
+                return false;
+            }
+        }
+        true
+    }
+
+    fn nmi_inside_nmi_waits() -> Verdict {
+        for round in 0..20 {
+            exception::forget();
+            exception::set_handler(send_another_nmi);
+            INSIDE.store(0, Ordering::Release);
+            apic::send(apic::id(), apic::ICR_NMI);
+            let came = wait_without_exits(1000 * PATIENCE, || exception::count(NMI) == 2);
+            check_eq!(INSIDE.load(Ordering::Acquire), 1, "NMIs inside the handler, round {round}");
+            check!(came, "the second NMI is lost in round {round}");
+        }
+        Ok(())
+    }
+
+    /// Interrupts that had come when HLT inside the handler ended.
+    static ENDED_BY: AtomicU64 = AtomicU64::new(0);
+
+    fn halt_inside(vector: u8) {
+        if vector != NMI || exception::count(NMI) > 1 {
+            return;
+        }
+        apic::send(apic::id(), apic::ICR_NMI);
+        cpu::write_msr(apic::DIVIDE, apic::DIVIDE_BY_1);
+        cpu::write_msr(apic::LVT_TIMER, LOW.into());
+        cpu::write_msr(apic::INITIAL, 5_000_000);
+        cpu::halt();
+        ENDED_BY.store(exception::count(LOW), Ordering::Release);
+    }
+
+    fn blocked_nmi_ends_no_halt() -> Verdict {
+        exception::set_handler(halt_inside);
+        apic::send(apic::id(), apic::ICR_NMI);
+        let came = wait_without_exits(1000 * PATIENCE, || exception::count(NMI) == 2);
+        check_eq!(ENDED_BY.load(Ordering::Acquire), 1, "interrupts that ended HLT");
+        check!(came, "the second NMI is lost");
         Ok(())
     }
 
@@ -319,6 +379,8 @@ mod guest {
             test("the task priority holds lower classes back", priority_holds_back),
             test("inside a handler its vector is in service", in_service_inside_the_handler),
             test("an NMI comes with interrupts off, and again", nmi_comes_always),
+            test("an NMI inside an NMI's handler comes after it", nmi_inside_nmi_waits),
+            test("an NMI that is held back ends no HLT", blocked_nmi_ends_no_halt),
             test("STI lets no interrupt in before the next instruction", shadow_of_sti),
             test("single steps work after STI and MOV SS", steps_in_shadows),
             test("HLT ends with an interrupt that waits", halt_wakes),
