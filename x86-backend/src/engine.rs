@@ -197,6 +197,9 @@ pub(crate) trait Engine: Send + Sized + 'static {
     /// Name for the log.
     const NAME: &'static str;
 
+    /// Whether hardware tells when the guest takes non-maskable interrupts.
+    const HAS_NMI_WINDOW: bool;
+
     /// What guests may use on this machine.
     fn features() -> Features;
 
@@ -275,8 +278,8 @@ pub(crate) trait Engine: Send + Sized + 'static {
     /// its task priority is below this class; or takes that back.
     fn want_interrupt_window(&mut self, class: Option<u8>);
 
-    /// Asks for [`Cause::NmiWindow`] once the guest takes non-maskable interrupts or, where hardware
-    /// does not tell that, for [`Cause::NmiReturn`] before its next `IRET`; or takes that back.
+    /// Asks for [`Cause::NmiWindow`] once the guest takes non-maskable interrupts or, without
+    /// [`Engine::HAS_NMI_WINDOW`], for [`Cause::NmiReturn`] before its next `IRET`; or takes that back.
     fn want_nmi_window(&mut self, want: bool);
 
     /// Task priority (CR8) of the guest.

@@ -167,6 +167,7 @@ impl Svm {
 
 impl Engine for Svm {
     const NAME: &'static str = "AMD-V";
+    const HAS_NMI_WINDOW: bool = false;
 
     fn features() -> Features {
         Features { rdtscp: host::msr::has_tsc_aux(), invpcid: true }

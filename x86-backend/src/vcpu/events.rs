@@ -70,9 +70,9 @@ impl NmiState {
     const DOUBLINGS: u32 = 7;
 
     /// How long the guest may run at most, in nanoseconds, where hardware tells of the IRET that comes,
-    /// and not when it has been executed.
+    /// and not when it has been executed, nor of the end of a shadow or of what is delivered before.
     fn longest_run(&mut self) -> Option<u64> {
-        if !self.pending || !matches!(self.blocking, Blocking::Return { .. }) {
+        if !self.pending || self.blocking == Blocking::Handler {
             self.short_runs = 0;
             return None;
         }
@@ -175,6 +175,9 @@ impl<E: Engine> X86Vcpu<E> {
 
     /// When the guest has to stop for a non-maskable interrupt.
     fn nmi_deadline(&mut self) -> Option<Instant> {
+        if E::HAS_NMI_WINDOW {
+            return None;
+        }
         let run = self.events.nmi.longest_run()?;
         Some(Instant(timer::now().0.saturating_add(timer::ticks(run))))
     }
@@ -219,6 +222,9 @@ impl<E: Engine> X86Vcpu<E> {
         } else {
             false
         };
+        if self.events.nmi.pending && E::HAS_NMI_WINDOW {
+            self.engine.want_nmi_window(true);
+        }
         let external = self.external_waits();
         let vector = self.apic.pending_vector();
         if !external && vector.is_none() {
@@ -296,6 +302,8 @@ impl<E: Engine> X86Vcpu<E> {
     pub(super) fn nmi_window_opened(&mut self) {
         self.engine.want_nmi_window(false);
         self.events.nmi.blocking = Blocking::None;
+        // Some processors open it in the shadow of STI (SDM 26.2): it holds none back there.
+        self.engine.clear_shadow();
     }
 
     /// The guest does so after the IRET that comes now.

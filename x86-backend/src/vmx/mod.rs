@@ -132,6 +132,7 @@ impl Vmx {
 
 impl Engine for Vmx {
     const NAME: &'static str = "VT-x";
+    const HAS_NMI_WINDOW: bool = true;
 
     fn features() -> Features {
         let has = |bit| controls().as_ref().is_ok_and(|controls| controls.has(bit));

@@ -12,7 +12,7 @@ mod guest {
     };
     use guests::x86_64::exception::{self, GENERAL_PROTECTION, NMI};
     use guests::x86_64::time::{pause, ticks, wait_for};
-    use guests::x86_64::{self, apic, cpu, ioapic, port};
+    use guests::x86_64::{self, apic, cpu, ioapic, port, smp};
     use guests::{attempt, check, check_eq, entry};
 
     const LOW: u8 = 0x41;
@@ -173,6 +173,36 @@ mod guest {
         let came = wait_without_exits(1000 * PATIENCE, || exception::count(NMI) == 2);
         check_eq!(ENDED_BY.load(Ordering::Acquire), 1, "interrupts that ended HLT");
         check!(came, "the second NMI is lost");
+        Ok(())
+    }
+
+    /// NMIs that CPU 1 sends, each when the one before has come.
+    const NMIS: u64 = 20;
+
+    fn send_nmis() {
+        for number in 1..=NMIS {
+            apic::send(smp::apic_id(0), apic::ICR_NMI);
+            if !wait_without_exits(1000 * PATIENCE, || exception::count(NMI) >= number) {
+                return;
+            }
+        }
+    }
+
+    fn nmi_between_shadows() -> Verdict {
+        if smp::count() == 1 {
+            return Err(Stop::Skip("one CPU"));
+        }
+        check!(smp::start(1), "CPU 1 does not start");
+        smp::run(1, send_nmis);
+        while !smp::is_idle(1) {
+            // SAFETY: handlers keep every register; SS stays what it is.
+            unsafe {
+                asm!("mov {0:x}, ss", "sti", "cli", "mov ss, {0:x}", "nop", "sti", "cli", out(reg) _);
+            }
+        }
+        let came = exception::count(NMI);
+        smp::stop(1);
+        check_eq!(came, NMIS, "NMIs");
         Ok(())
     }
 
@@ -381,6 +411,7 @@ mod guest {
             test("an NMI comes with interrupts off, and again", nmi_comes_always),
             test("an NMI inside an NMI's handler comes after it", nmi_inside_nmi_waits),
             test("an NMI that is held back ends no HLT", blocked_nmi_ends_no_halt),
+            test("an NMI comes between STI and CLI", nmi_between_shadows),
             test("STI lets no interrupt in before the next instruction", shadow_of_sti),
             test("single steps work after STI and MOV SS", steps_in_shadows),
             test("HLT ends with an interrupt that waits", halt_wakes),
