@@ -6,6 +6,8 @@ use super::{cpu, port};
 
 /// Frequency of the i8254 in Hz.
 pub const PIT_FREQUENCY: u64 = 1_193_182;
+/// Data port of the i8254's channel 0.
+pub const PIT_CHANNEL_0: u16 = 0x40;
 /// Data port of the i8254's channel 2.
 pub const PIT_CHANNEL_2: u16 = 0x42;
 /// Mode port of the i8254.

@@ -240,7 +240,8 @@ impl<E: Engine> X86Vcpu<E> {
             if let Some(vector) = vector {
                 self.begin(Event::external(vector));
             }
-            if self.apic.pending_vector().is_none() {
+            // The pair may have another one, of which its output tells nothing new.
+            if self.apic.pending_vector().is_none() && !(external && self.external_waits()) {
                 self.engine.want_interrupt_window(None);
                 // An exit that breaks the delivery off says so.
                 let held = self.apic.highest_request().is_some();

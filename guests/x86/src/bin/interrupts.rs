@@ -11,7 +11,7 @@ mod guest {
         COM1, COM1_IRQ, INTERRUPT_ENABLE, INTERRUPT_IDENTIFICATION, MODEM_CONTROL,
     };
     use guests::x86_64::exception::{self, GENERAL_PROTECTION, NMI};
-    use guests::x86_64::time::{pause, ticks, wait_for};
+    use guests::x86_64::time::{self, PIT_CHANNEL_0, PIT_MODE, pause, ticks, wait_for};
     use guests::x86_64::{self, apic, cpu, ioapic, port, smp};
     use guests::{attempt, check, check_eq, entry};
 
@@ -401,6 +401,53 @@ mod guest {
         Ok(())
     }
 
+    const PIC_BASE: u8 = 0x90;
+    const PIC_TIMER: u8 = PIC_BASE;
+    const PIC_SERIAL: u8 = PIC_BASE + COM1_IRQ;
+
+    /// Inside the first one's handler, whose end is an exit, interrupts are let in.
+    fn wait_for_other(vector: u8) {
+        if vector == PIC_TIMER {
+            cpu::enable_interrupts();
+            let came = wait_without_exits(1000 * PATIENCE, || exception::count(PIC_SERIAL) == 1);
+            cpu::disable_interrupts();
+            INSIDE.store(came.into(), Ordering::Release);
+        }
+    }
+
+    fn legacy_interrupts_follow_each_other() -> Verdict {
+        // ICW1 to ICW4: edge, cascade on 2, automatic end; then only timer and COM1 let through.
+        for (port, value) in [
+            (PIC_COMMAND, 0x11),
+            (PIC_DATA, PIC_BASE),
+            (PIC_DATA, 4),
+            (PIC_DATA, 3),
+            (PIC_DATA, 0xee),
+        ] {
+            port::write8(port, value);
+        }
+        INSIDE.store(0, Ordering::Release);
+        exception::set_handler(wait_for_other);
+        cpu::write_msr(apic::LVT_LINT0, apic::EXTINT);
+        // The timer's channel 0 in mode 0: soon, and once.
+        for (port, value) in [(PIT_MODE, 0x30), (PIT_CHANNEL_0, 0), (PIT_CHANNEL_0, 1)] {
+            port::write8(port, value);
+        }
+        serial_interrupt(true);
+        time::pit_wait(5);
+        let early = exception::count(PIC_TIMER) + exception::count(PIC_SERIAL);
+        cpu::enable_interrupts();
+        wait_without_exits(1000 * PATIENCE, || exception::count(PIC_TIMER) == 1);
+        cpu::disable_interrupts();
+        serial_interrupt(false);
+        port::write8(PIC_DATA, 0xff);
+        cpu::write_msr(apic::LVT_LINT0, apic::MASKED);
+        check_eq!(early, 0, "interrupts with the flag clear");
+        check_eq!(exception::count(PIC_TIMER), 1, "interrupts of the timer");
+        check_eq!(INSIDE.load(Ordering::Acquire), 1, "interrupts of COM1 inside its handler");
+        Ok(())
+    }
+
     fn main() -> ! {
         x86_64::run(&[
             test("an interrupt waits for the interrupt flag", interrupt_waits_for_the_flag),
@@ -422,6 +469,7 @@ mod guest {
             test("a level on an IOAPIC input interrupts until it falls", level_comes_again),
             test("a masked IOAPIC input waits", mask_holds_back),
             test("the 8259 interrupts through pin 0 of the local APIC", legacy_controller),
+            test("interrupts of the 8259 follow each other", legacy_interrupts_follow_each_other),
         ])
     }
 
