@@ -262,6 +262,9 @@ pub(crate) trait Engine: Send + Sized + 'static {
     /// not say.
     fn instruction_length(&self) -> Option<u8>;
 
+    /// Adds to DR6 why a debug exception comes: injecting it does not.
+    fn add_debug_causes(&mut self, causes: u64);
+
     /// The event whose delivery the last exit interrupted.
     fn interrupted(&self) -> Option<Event>;
 

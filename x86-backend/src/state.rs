@@ -134,6 +134,8 @@ pub const EFER_SVME: u64 = 1 << 12;
 pub const RFLAGS_FIXED: u64 = 1 << 1;
 /// RFLAGS: trap flag.
 pub const RFLAGS_TF: u64 = 1 << 8;
+/// DR6: a single step raised the debug exception.
+pub const DR6_BS: u64 = 1 << 14;
 /// RFLAGS: interrupts enabled.
 pub const RFLAGS_IF: u64 = 1 << 9;
 /// RFLAGS: direction of string instructions.

@@ -369,6 +369,11 @@ impl Engine for Svm {
         (next != 0).then(|| u8::try_from(next.wrapping_sub(self.vmcb.save.rip)).ok()).flatten()
     }
 
+    fn add_debug_causes(&mut self, causes: u64) {
+        self.vmcb.save.dr6 |= causes;
+        self.dirty(clean::DEBUG_REGISTERS);
+    }
+
     fn interrupted(&self) -> Option<Event> {
         let event = Event::decode(self.vmcb.control.exit_interrupted)?;
         // What an instruction raised is raised again by that instruction.

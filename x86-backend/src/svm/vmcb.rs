@@ -259,6 +259,7 @@ pub(super) mod clean {
     pub(in super::super) const INTERCEPTS: u32 = 1 << 0;
     pub(in super::super) const INTERRUPTS: u32 = 1 << 3;
     pub(in super::super) const CONTROL_REGISTERS: u32 = 1 << 5;
+    pub(in super::super) const DEBUG_REGISTERS: u32 = 1 << 6;
     pub(in super::super) const CR2: u32 = 1 << 9;
     pub(in super::super) const NESTED_PAGING: u32 = 1 << 4;
     pub(in super::super) const ALL: u32 = 0xfff;

@@ -2,7 +2,7 @@
 
 use x86_backend::machine::decode::{CodeSize, LONGEST_INSTRUCTION};
 use x86_backend::machine::registers::Attributes;
-use x86_backend::state::{EFER_LMA, RFLAGS_TF, SegmentName};
+use x86_backend::state::{DR6_BS, EFER_LMA, RFLAGS_TF, SegmentName};
 use x86_backend::translate::Paging;
 
 use super::X86Vcpu;
@@ -76,6 +76,7 @@ impl<E: Engine> X86Vcpu<E> {
         self.engine.clear_shadow();
         let rflags = self.field(Field::Rflags);
         if rflags & RFLAGS_TF != 0 {
+            self.engine.add_debug_causes(DR6_BS);
             self.raise_fault(x86_backend::event::DEBUG);
         }
     }

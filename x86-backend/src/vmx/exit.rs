@@ -1,8 +1,6 @@
 //! From basic exit reasons (SDM appendix C) to causes. Fields are read only
 //! for the reasons that need them.
 
-use core::arch::asm;
-
 use bunshin::bus::Width;
 use x86_backend::event::{self, Event, Source};
 use x86_backend::machine::registers::Attributes;
@@ -127,14 +125,7 @@ impl Vmx {
                 // with TF set, a pending step, which the processor notes at all exits but these
                 // (SDM 27.3.1.5).
                 self.clear_shadow();
-                let causes = self.get(F::Qualification) & CAUSES;
-                // SAFETY: DR6 is the guest's while its virtual CPU is loaded.
-                unsafe {
-                    let mut dr6: u64;
-                    asm!("mov {}, dr6", out(reg) dr6, options(nomem, nostack));
-                    dr6 |= causes;
-                    asm!("mov dr6, {}", in(reg) dr6, options(nomem, nostack));
-                }
+                self.add_debug_causes(self.get(F::Qualification) & CAUSES);
                 Cause::Exception(Event::exception(event::DEBUG))
             }
             _ => {

@@ -383,6 +383,20 @@ impl Engine for Vmx {
         u8::try_from(self.get(F::ExitInstructionLength)).ok()
     }
 
+    fn add_debug_causes(&mut self, causes: u64) {
+        if !self.loaded {
+            self.dr6 |= causes;
+            return;
+        }
+        // SAFETY: DR6 is the guest's while its virtual CPU is loaded.
+        unsafe {
+            let mut dr6: u64;
+            asm!("mov {}, dr6", out(reg) dr6, options(nomem, nostack));
+            dr6 |= causes;
+            asm!("mov dr6, {}", in(reg) dr6, options(nomem, nostack));
+        }
+    }
+
     fn interrupted(&self) -> Option<Event> {
         let information = self.get(F::VectoringInformation);
         let event = Event::decode(information)?;

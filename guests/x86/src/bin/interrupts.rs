@@ -18,6 +18,7 @@ mod guest {
     const LOW: u8 = 0x41;
     const HIGH: u8 = 0x81;
     const SERIAL: u8 = 0x70;
+    const DEBUG: u8 = 1;
     /// Milliseconds until something must have happened.
     const PATIENCE: u64 = 3000;
 
@@ -221,7 +222,6 @@ mod guest {
 
     /// A step ends what the instruction before it put off.
     fn steps_in_shadows() -> Verdict {
-        const DEBUG: u8 = 1;
         let step = attempt!("pushfq\nor dword ptr [rsp], 0x100\npopfq\nsti\nnop");
         cpu::disable_interrupts();
         check_eq!(step.err().map(|trap| trap.vector), Some(DEBUG), "after STI");
@@ -230,6 +230,28 @@ mod guest {
             out(reg) _
         );
         check_eq!(step.err().map(|trap| trap.vector), Some(DEBUG), "INT1 after MOV SS");
+        Ok(())
+    }
+
+    /// Whoever steps over an instruction that exits finds out by DR6 that it was a step.
+    fn steps_over_exits() -> Verdict {
+        const DR6_RESET: u64 = 0xffff_0ff0;
+        const DR6_BS: u64 = 1 << 14;
+        for (name, exits) in [("NOP", false), ("IN", true)] {
+            // SAFETY: the register tells only.
+            unsafe { asm!("mov dr6, {}", in(reg) DR6_RESET, options(nomem, nostack)) }
+            let step = match exits {
+                false => attempt!("pushfq\nor dword ptr [rsp], 0x100\npopfq\nnop"),
+                true => {
+                    attempt!("pushfq\nor dword ptr [rsp], 0x100\npopfq\nin al, 0x61", out("al") _)
+                }
+            };
+            let dr6: u64;
+            // SAFETY: reads a register.
+            unsafe { asm!("mov {}, dr6", out(reg) dr6, options(nomem, nostack)) }
+            check_eq!(step.err().map(|trap| trap.vector), Some(DEBUG), "exception after {name}");
+            check_eq!(dr6, DR6_RESET | DR6_BS, "DR6 after {name}");
+        }
         Ok(())
     }
 
@@ -461,6 +483,7 @@ mod guest {
             test("an NMI comes between STI and CLI", nmi_between_shadows),
             test("STI lets no interrupt in before the next instruction", shadow_of_sti),
             test("single steps work after STI and MOV SS", steps_in_shadows),
+            test("a step over an instruction that exits shows in DR6", steps_over_exits),
             test("HLT ends with an interrupt that waits", halt_wakes),
             test("reserved x2APIC registers and bits fault", reserved_registers_fault),
             test("the local APIC works in memory-mapped mode", memory_mapped_mode),
