@@ -218,7 +218,7 @@ impl El2Vcpu {
             let value = if plain { value } else { self.converted(abort, value) };
             self.registers.set(abort.register(), value);
         }
-        self.skip_from(state, 4);
+        self.skip_from(state, abort.syndrome().instruction_length());
     }
 
     /// What a load that changes the value puts into its register.

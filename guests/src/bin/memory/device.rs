@@ -23,7 +23,7 @@ const MARK: u64 = 0x5555_aaaa_5555_aaaa;
 const INTEGER: u32 = 0x9a8b;
 const FRACTION: u32 = 0x2c;
 
-fn prepare() -> u64 {
+pub(super) fn prepare() -> u64 {
     let address = console::base() + IBRD;
     mmio::write32(address, INTEGER);
     mmio::write32(address + 4, FRACTION);

@@ -7,10 +7,12 @@ mod code;
 mod device;
 #[cfg(all(target_os = "none", target_arch = "aarch64"))]
 mod ram;
+#[cfg(all(target_os = "none", target_arch = "aarch64"))]
+mod thumb;
 
 #[cfg(all(target_os = "none", target_arch = "aarch64"))]
 mod guest {
-    use super::{code, device, ram};
+    use super::{code, device, ram, thumb};
     use guests::tap::test;
     use guests::{aarch64, entry};
 
@@ -34,6 +36,7 @@ mod guest {
             test("pairs, write-back and vectors load right or abort", device::odd_loads),
             test("pairs, write-back and vectors store right or abort", device::odd_stores),
             test("atomics to a device work or abort", device::atomics),
+            test("AArch32 code at EL0 loads from a device", thumb::loads),
             test("cache operations to a device do nothing", device::cache_operations),
             test("instructions cannot be fetched from holes and devices", code::no_fetch),
             test("changed instructions are executed", code::self_modifying),
