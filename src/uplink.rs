@@ -42,6 +42,8 @@ pub trait HostNic: Send + Sync {
 
 /// A device of the host and its port of the switch.
 struct Uplink {
+    /// The number of the host's device.
+    number: usize,
     nic: Arc<dyn HostNic>,
     port: Arc<Port>,
 }
@@ -98,7 +100,7 @@ impl Uplinks {
                 match switch.add_port(settings) {
                     Ok(port) => {
                         info!("uplink: network device {number}, {}", nic.mac());
-                        let uplink = Arc::new(Uplink { nic: nic.clone(), port });
+                        let uplink = Arc::new(Uplink { number, nic: nic.clone(), port });
                         uplink.port.connect(&uplink);
                         list.push(uplink);
                     }
@@ -111,9 +113,10 @@ impl Uplinks {
         });
     }
 
-    /// What passed the ports of the host's devices, in the order of the configuration.
-    pub fn counters(&self) -> impl Iterator<Item = PortCounters> {
-        self.list.get().into_iter().flatten().map(|uplink| uplink.port.counters())
+    /// What passed the ports of the host's devices, behind the device's number, in the order of the configuration.
+    pub fn counters(&self) -> impl Iterator<Item = (usize, PortCounters)> {
+        let uplinks = self.list.get().into_iter().flatten();
+        uplinks.map(|uplink| (uplink.number, uplink.port.counters()))
     }
 
     /// A device has interrupted. The caller then has its CPU look around.

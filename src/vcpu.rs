@@ -129,9 +129,9 @@ impl VcpuHandle {
         !self.woken.swap(true, Ordering::AcqRel)
     }
 
-    /// Takes the flag for somebody who looks anyway, and does so under the lock that wakers hold for their change and
-    /// release before they wake. That makes a plain store enough: a waker whose change is not seen gets the lock later,
-    /// sees the flag cleared, and kicks.
+    /// Takes the flag for somebody who looks anyway, under the lock that wakers hold for their change and release before
+    /// they wake. To be called before that lock is released, best before it is taken. That makes a plain store enough: a
+    /// waker whose change is not seen gets the lock later, sees the flag cleared, and kicks.
     #[inline]
     pub fn clear_wake(&self) {
         self.woken.store(false, Ordering::Relaxed);

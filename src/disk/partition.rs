@@ -170,7 +170,10 @@ impl Storage for Partition {
     }
 
     fn discard_block_size(&self) -> Option<u32> {
-        self.disk.discard_block_size()
+        // Blocks of the disk are none of the partition where it begins inside of one.
+        let size = self.disk.discard_block_size()?;
+        let begins = self.first.checked_mul(SECTOR as u64)?;
+        begins.is_multiple_of(size.into()).then_some(size)
     }
 
     fn is_read_only(&self) -> bool {

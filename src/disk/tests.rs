@@ -261,6 +261,16 @@ fn a_partition_is_a_window_that_nothing_leaves() {
 }
 
 #[test]
+fn a_partition_that_begins_inside_a_block_discards_nothing() {
+    let disk = blank();
+    write_gpt(&*disk);
+    for (number, size) in [(1, None), (3, Some(PAGE as u32))] {
+        let partition = Partition::open(disk.clone(), number).unwrap();
+        assert_eq!(partition.discard_block_size(), size, "partition {number}");
+    }
+}
+
+#[test]
 fn primary_partitions_of_an_mbr_are_found() {
     let disk = blank();
     let mut sector = [0; SECTOR];

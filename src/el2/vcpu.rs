@@ -57,6 +57,20 @@ unsafe fn enter_guest(registers: *mut Registers) -> u64 {
 const SYNCHRONOUS: u64 = 0;
 const SERROR: u64 = 3;
 
+/// The registers that tell of an exit's cause tell of none: an interrupt leaves in them what an
+/// earlier exit was, of another virtual machine perhaps.
+fn forget_cause() {
+    write_register!("esr_el2", 0);
+    write_register!("far_el2", 0);
+    write_register!("hpfar_el2", 0);
+}
+
+/// Leaves the guest for the core's sake.
+fn leave_for_host() -> Left {
+    forget_cause();
+    Left::Host
+}
+
 /// What this backend leaves of an exit.
 pub(crate) enum Left {
     /// Nothing: the guest goes on.
@@ -232,9 +246,9 @@ impl El2Vcpu {
                 self.handle.clear_wake();
                 self.refresh_interrupts();
                 // It may be for another that lives on this CPU.
-                if self.alone { Left::Nothing } else { Left::Host }
+                if self.alone { Left::Nothing } else { leave_for_host() }
             }
-            Outcome::Host => Left::Host,
+            Outcome::Host => leave_for_host(),
             Outcome::Private(_) | Outcome::Maintenance | Outcome::Nothing => Left::Nothing,
         }
     }
@@ -324,9 +338,7 @@ impl backend::Vcpu for El2Vcpu {
             host.load_stage2(percpu::this().cpu, &mut translation);
         }
         self.go_on_at(self.registers.pc, ProgramState::new(self.registers.pstate));
-        if self.emulation.is_some() {
-            percpu::this().ask(Asks::CONTINUE);
-        }
+        forget_cause();
         percpu::this().interface().restore(&self.controller);
         {
             let mut vgic = self.machine.vgic.lock();

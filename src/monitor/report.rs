@@ -108,8 +108,8 @@ pub(super) fn statistics<B: Backend>(hypervisor: &Hypervisor<B>, vms: &[Arc<Vm<B
 
 pub(super) fn uplinks<B: Backend>(hypervisor: &Hypervisor<B>) -> String {
     let mut text = String::new();
-    for (number, counters) in hypervisor.uplinks.counters().enumerate() {
-        line!(text, "uplink {number}: {counters}");
+    for (number, counters) in hypervisor.uplinks.counters() {
+        line!(text, "uplink to network device {number}: {counters}");
     }
     text
 }

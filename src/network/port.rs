@@ -85,7 +85,7 @@ pub struct PortCounters {
     pub spoofed: u64,
     /// Sent, not forwarded: tagged for a LAN that the port is not on.
     pub vlan: u64,
-    /// For this port, and lost because there was no space for them.
+    /// For this port, and lost: nobody has plugged in or runs a driver, or there was no space.
     pub lost: u64,
 }
 

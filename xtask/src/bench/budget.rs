@@ -75,7 +75,7 @@ impl Budget {
     /// Compares what was counted.
     ///
     /// # Errors
-    /// Names each row that is above its budget, or that is missing.
+    /// Names each row that is above its budget, has none, or was not counted.
     pub fn check(&self, results: &Results) -> Result<()> {
         let counted = results.budgeted();
         let counted = counted.iter().map(|(name, figures)| (name.as_str(), figures));
@@ -97,14 +97,19 @@ impl Budget {
         accept: &str,
     ) -> Result<()> {
         let mut complaints = Vec::new();
+        let none = Figures::new();
         for (name, figures) in figures {
-            for (row, budget) in self.0.get(name).into_iter().flatten() {
-                match figures.get(row) {
-                    Some(figure) if figure * 100 <= budget * (100 + TOLERANCE) => {}
-                    Some(figure) => complaints
+            let budgets = self.0.get(name).unwrap_or(&none);
+            for (row, figure) in figures {
+                match budgets.get(row) {
+                    Some(budget) if figure * 100 <= budget * (100 + TOLERANCE) => {}
+                    Some(budget) => complaints
                         .push(format!("{row} on {name}: {figure} {unit}, the budget is {budget}")),
-                    None => complaints.push(format!("{row} on {name}: not counted")),
+                    None => complaints.push(format!("{row} on {name}: {figure} {unit}, no budget")),
                 }
+            }
+            for row in budgets.keys().filter(|row| !figures.contains_key(*row)) {
+                complaints.push(format!("{row} on {name}: not counted"));
             }
         }
         if complaints.is_empty() {
@@ -147,5 +152,16 @@ mod tests {
         let mut without = results(1);
         without.aarch64.bunshin.insert("max".into(), Figures::new());
         assert!(budget.check(&without).is_err());
+    }
+
+    #[test]
+    fn what_has_no_budget_fails() {
+        let mut budget = Budget(results(1).aarch64.bunshin);
+        let mut more = results(1);
+        more.aarch64.bunshin.insert("cortex-a72".into(), Figures::from([("eoi".into(), 1)]));
+        let error = budget.check(&more).unwrap_err().to_string();
+        assert!(error.contains("eoi on cortex-a72: 1 instructions, no budget"), "{error}");
+        budget.set("cortex-a72", &Figures::from([("eoi".into(), 1)]));
+        assert!(budget.check(&more).is_ok());
     }
 }
