@@ -8,13 +8,13 @@ use crate::bits::{Ones, bit, low};
 use crate::{Effects, ListRegisters, VcpuIndex, VcpuSet};
 
 impl Vgic {
-    /// Brings the list registers of `vcpu` up to date; to be called before it executes guest code whenever
-    /// [`needs_update`](Self::needs_update), on the CPU whose list registers `lrs` are.
+    /// Brings the list registers of `vcpu` up to date; to be called before it executes guest code whenever something has
+    /// changed, on the CPU whose list registers `lrs` are.
     pub fn fill(&mut self, vcpu: VcpuIndex, lrs: &mut impl ListRegisters) -> Effects {
         if self.fill_common(vcpu, lrs) { Effects::NONE } else { self.fill_any(vcpu, lrs) }
     }
 
-    /// [`fill`](Self::fill) where it [is needed](Self::needs_update). One private interrupt that has become pending, which is
+    /// [`fill`](Self::fill), if there is anything to do. One private interrupt that has become pending, which is
     /// what SGIs and timers do, takes the shortest way.
     #[inline(always)]
     pub fn update(&mut self, vcpu: VcpuIndex, lrs: &mut impl ListRegisters) -> Effects {

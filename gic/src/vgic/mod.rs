@@ -8,7 +8,7 @@
 //! *touches* it: the next `fill` on that CPU takes it back and places it anew. So the guest ends interrupts without an
 //! exit, and an exit that changes no interrupt costs nothing here.
 //!
-//! **Order of calls.** On the CPU that runs a vCPU: `loaded`, then before each entry `fill` if [`Vgic::needs_update`],
+//! **Order of calls.** On the CPU that runs a vCPU: `loaded`, then before each entry after a change [`Vgic::update`],
 //! on a maintenance interrupt [`Vgic::maintenance`], and `fold` followed by `unloaded` when the vCPU leaves the CPU.
 //! The caller holds one lock per VM around every call; nothing here blocks, allocates after [`Vgic::new`], or touches
 //! hardware other than through [`ListRegisters`].
@@ -207,8 +207,8 @@ impl Vgic {
     }
 
     /// Whether `vcpu` must [`fill`](Self::fill) before it executes guest code.
-    #[must_use]
-    pub fn needs_update(&self, vcpu: VcpuIndex) -> bool {
+    #[cfg(test)]
+    fn needs_update(&self, vcpu: VcpuIndex) -> bool {
         self.cpus
             .get(vcpu.get())
             .is_some_and(|cpu| cpu.slots.ready != 0 || !cpu.slots.askers.is_empty())
