@@ -218,7 +218,17 @@ impl El2Vcpu {
             let value = if plain { value } else { self.converted(abort, value) };
             self.registers.set(abort.register(), value);
         }
-        self.skip_from(state, abort.syndrome().instruction_length());
+        if state.is_aarch32() {
+            self.skip_aarch32_access();
+        } else {
+            self.skip_from(state, 4);
+        }
+    }
+
+    /// Moves past a load or store, which in T32 has 2 bytes or 4.
+    #[cold]
+    fn skip_aarch32_access(&mut self) {
+        self.skip(Syndrome::new(self.raw_exit().cause).instruction_length());
     }
 
     /// What a load that changes the value puts into its register.
