@@ -6,7 +6,7 @@
 use bunshin::address::GuestAddress;
 use bunshin::memory::GuestMemory;
 
-use crate::state::{CR0_PG, CR4_PAE, EFER_LMA};
+use crate::state::{CR0_PG, CR4_PAE, EFER_LMA, EFER_LME};
 
 /// CR4: pages of 4 MiB in 32-bit paging.
 const CR4_PSE: u64 = 1 << 4;
@@ -62,6 +62,31 @@ impl Paging {
         } else {
             walk_narrow(memory, self.cr3 & 0xffff_f000, self.cr4 & CR4_PSE != 0, linear)
         }
+    }
+
+    /// Whether a processor that gets these registers keeps the four directory pointers of PAE paging.
+    pub const fn has_directory_pointers(&self) -> bool {
+        let turns_long_on = self.efer & (EFER_LME | EFER_LMA) != 0;
+        self.cr0 & CR0_PG != 0 && self.cr4 & CR4_PAE != 0 && !turns_long_on
+    }
+
+    /// The directory pointers, with `address_bits` in a physical address; `None` if one that is present
+    /// has a reserved bit, for which the instruction that loads them faults (SDM 5.4.1).
+    pub fn directory_pointers<M: GuestMemory + ?Sized>(
+        &self,
+        memory: &M,
+        address_bits: u32,
+    ) -> Option<[u64; 4]> {
+        /// Bits below the address: 1, 2 and 5 to 8.
+        const RESERVED: u64 = 0b11 << 1 | 0b1111 << 5;
+        let beyond = u64::MAX.checked_shl(address_bits).unwrap_or(0);
+        let mut bytes = [[0; 8]; 4];
+        let table = GuestAddress(self.cr3 & 0xffff_ffe0);
+        // Unreadable memory reads as pointers that are not present.
+        let _ = memory.read(table, bytes.as_flattened_mut());
+        let pointers = bytes.map(u64::from_le_bytes);
+        let valid = |pointer: &u64| *pointer & PRESENT == 0 || *pointer & (RESERVED | beyond) == 0;
+        pointers.iter().all(valid).then_some(pointers)
     }
 
     /// The byte at a linear address, without a copy; `None` where nothing is mapped.
@@ -219,6 +244,43 @@ mod tests {
 
         let flat = Paging { cr0: CR0_PE, cr3: 0, cr4: 0, efer: 0 };
         assert_eq!(flat.translate(&memory, 0x1234), Some(GuestAddress(0x1234)));
+    }
+
+    #[test]
+    fn directory_pointers_have_no_reserved_bits() {
+        let pae = Paging { cr0: PAGED, cr3: 0x1020, cr4: CR4_PAE, efer: 0 };
+        for (pointer, valid) in [
+            (0x2001, true),
+            (0x2e19, true),
+            (0x2003, false),
+            (0x2005, false),
+            (0x2021, false),
+            (0x2101, false),
+            (1 << 35 | 1, true),
+            (1 << 36 | 1, false),
+            (1 << 63 | 1, false),
+            (!1, true),
+        ] {
+            let memory = ram(&[(0x1020, 0x3001), (0x1038, pointer)], 8);
+            let expected = valid.then_some([0x3001, 0, 0, pointer]);
+            assert_eq!(pae.directory_pointers(&memory, 36), expected, "{pointer:#x}");
+        }
+        let nowhere = Paging { cr3: 0xffff_ffe0, ..pae };
+        assert_eq!(nowhere.directory_pointers(&ram(&[], 8), 36), Some([0; 4]));
+    }
+
+    #[test]
+    fn only_pae_paging_has_directory_pointers() {
+        let pae = Paging { cr0: PAGED, cr3: 0, cr4: CR4_PAE, efer: 0 };
+        for (paging, expected) in [
+            (pae, true),
+            (Paging { cr0: CR0_PE, ..pae }, false),
+            (Paging { cr4: 0, ..pae }, false),
+            (Paging { efer: EFER_LME, ..pae }, false),
+            (Paging { efer: EFER_LME | EFER_LMA, ..pae }, false),
+        ] {
+            assert_eq!(paging.has_directory_pointers(), expected, "{paging:x?}");
+        }
     }
 
     #[test]

@@ -1,14 +1,15 @@
 //! From causes to what the core hears of them.
 
-use bunshin::address::GuestAddress;
 use bunshin::exit::{Exit, Fatal, PowerRequest};
-use bunshin::memory::GuestMemory;
 use bunshin::statistics::ExitKind;
 use x86_backend::event;
 use x86_backend::machine::cpuid::{self, Dynamic};
 use x86_backend::machine::decode::{Kind, LONGEST_INSTRUCTION, intercepted};
 use x86_backend::machine::lapic::Mode;
-use x86_backend::state::{CR0_PG, CR4_OSXSAVE, CR4_PAE, CR4_PCIDE, EFER_LMA, RAX, RBX, RCX, RDX};
+use x86_backend::state::{
+    CR0_CD, CR0_NW, CR0_PG, CR4_OSXSAVE, CR4_PAE, CR4_PCIDE, EFER_LMA, RAX, RBX, RCX, RDX,
+};
+use x86_backend::translate::Paging;
 
 use super::X86Vcpu;
 use crate::engine::{Cause, ControlAccess, Engine, Field};
@@ -41,6 +42,14 @@ const CR0_TS: u64 = 1 << 3;
 const LMSW_BITS: u64 = 0xf;
 /// CR3: the process-context identifier.
 const PCID_MASK: u64 = 0xfff;
+/// CR0: bits whose changes have the directory pointers of PAE paging loaded (SDM 5.4.1).
+const CR0_LOADING: u64 = CR0_PG | CR0_NW | CR0_CD;
+/// CR4: the same.
+const CR4_LOADING: u64 = CR4_PAE | CR4_PSE | CR4_PGE | CR4_SMEP;
+/// CR4: large pages, global pages, and no execution of user pages by the system.
+const CR4_PSE: u64 = 1 << 4;
+const CR4_PGE: u64 = 1 << 7;
+const CR4_SMEP: u64 = 1 << 20;
 /// CR0: protection, which `LMSW` can set and not clear.
 const CR0_PE: u64 = 1 << 0;
 
@@ -224,7 +233,12 @@ impl<E: Engine> X86Vcpu<E> {
             }
             ControlAccess::Write { control, register } => {
                 let value = self.registers.get(register);
+                let pointers = match self.new_directory_pointers(control, value) {
+                    Ok(pointers) => pointers,
+                    Err(fault) => return self.raise_fault(fault),
+                };
                 let done = match control {
+                    0 if self.stops_64_bit_code(value) => false,
                     2 => {
                         self.engine.write(Field::Cr2, value);
                         true
@@ -240,7 +254,9 @@ impl<E: Engine> X86Vcpu<E> {
                     _ => self.engine.write_control(control, value),
                 };
                 if done {
-                    self.load_directory_pointers();
+                    if let Some(pointers) = pointers {
+                        self.engine.set_directory_pointers(pointers);
+                    }
                     self.skip(length::CONTROL);
                 } else {
                     self.raise_fault(event::GENERAL_PROTECTION);
@@ -262,6 +278,11 @@ impl<E: Engine> X86Vcpu<E> {
                 }
             }
         }
+    }
+
+    /// Whether this value of CR0 turns paging off under 64-bit code (SDM 10.8.5.4).
+    fn stops_64_bit_code(&self, value: u64) -> bool {
+        value & CR0_PG == 0 && self.field(Field::Cr0) & CR0_PG != 0 && self.code_bits() == 64
     }
 
     /// Whether CR4 may become `value` (SDM 2.5, APM 3.1.3).
@@ -290,21 +311,25 @@ impl<E: Engine> X86Vcpu<E> {
         }
     }
 
-    /// After a control register was written: with PAE paging the processor
-    /// has the directory pointers in registers (SDM 5.4.1).
-    fn load_directory_pointers(&mut self) {
-        let paging = self.paging();
-        let pae =
-            paging.cr0 & CR0_PG != 0 && paging.cr4 & CR4_PAE != 0 && paging.efer & EFER_LMA == 0;
-        if !pae {
-            return;
+    /// The directory pointers that the processor loads when a control register becomes `value`
+    /// (SDM 5.4.1).
+    ///
+    /// # Errors
+    /// The vector of the fault if they are not valid.
+    fn new_directory_pointers(&self, control: u8, value: u64) -> Result<Option<[u64; 4]>, u8> {
+        if !matches!(control, 0 | 3 | 4) {
+            return Ok(None);
         }
-        let mut bytes = [0; 32];
-        let table = GuestAddress(paging.cr3 & 0xffff_ffe0);
-        // Unreadable memory reads as entries that are not present.
-        let _ = self.pc.ram.read(table, &mut bytes);
-        let (entries, _) = bytes.as_chunks::<8>();
-        let entry = |place: usize| entries.get(place).map_or(0, |e| u64::from_le_bytes(*e));
-        self.engine.set_directory_pointers([entry(0), entry(1), entry(2), entry(3)]);
+        let old = self.paging();
+        let (new, changes) = match control {
+            0 => (Paging { cr0: value, ..old }, (old.cr0 ^ value) & CR0_LOADING),
+            3 => (Paging { cr3: value, ..old }, u64::MAX),
+            _ => (Paging { cr4: value, ..old }, (old.cr4 ^ value) & CR4_LOADING),
+        };
+        if changes == 0 || !new.has_directory_pointers() {
+            return Ok(None);
+        }
+        let pointers = new.directory_pointers(&*self.pc.ram, host::address_bits());
+        pointers.map(Some).ok_or(event::GENERAL_PROTECTION)
     }
 }

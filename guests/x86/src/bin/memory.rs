@@ -6,9 +6,9 @@ mod guest {
     use core::arch::asm;
 
     use guests::random::Random;
-    use guests::tap::{Verdict, test};
+    use guests::tap::{Stop, Verdict, test};
     use guests::x86_64::boot::{self, free_memory};
-    use guests::x86_64::exception::PAGE_FAULT;
+    use guests::x86_64::exception::{GENERAL_PROTECTION, PAGE_FAULT};
     use guests::x86_64::{self, cpu, needs_hypervisor};
     use guests::{attempt, check, check_eq, entry};
 
@@ -16,6 +16,7 @@ mod guest {
     const ABSENT: u64 = 0xd800_0000;
     const PAGE: u64 = 4096;
     const LARGE: u64 = 2 << 20;
+    const CR0_PG: u64 = 1 << 31;
 
     fn store(address: u64, value: u64) {
         // SAFETY: callers name free memory, page tables that nothing depends on, or nobody's place.
@@ -254,6 +255,23 @@ mod guest {
         Ok(())
     }
 
+    fn paging_stays_under_64_bit_code() -> Verdict {
+        const INTEL: u32 = u32::from_le_bytes(*b"Genu");
+        if cpu::cpuid(0, 0).ebx != INTEL {
+            return Err(Stop::Skip("QEMU, which stands for AMD-V, turns it off"));
+        }
+        let fault = attempt!("mov cr0, {0}", in(reg) control_0() & !CR0_PG);
+        check_eq!(fault.err().map(|f| f.vector), Some(GENERAL_PROTECTION), "paging turned off");
+        Ok(())
+    }
+
+    fn control_0() -> u64 {
+        let value;
+        // SAFETY: reads a register.
+        unsafe { asm!("mov {}, cr0", out(reg) value, options(nomem, nostack)) }
+        value
+    }
+
     fn main() -> ! {
         x86_64::run(&[
             test("memory keeps what is written", memory_keeps_its_values),
@@ -267,6 +285,7 @@ mod guest {
             test("a page that is mapped anew shows its new frame", remapping),
             test("page faults tell address and cause", page_faults),
             test("pages that lead to nobody harm nobody", pages_of_nobody),
+            test("64-bit code cannot turn paging off", paging_stays_under_64_bit_code),
         ])
     }
 

@@ -12,6 +12,7 @@
     .set FLAG_TF, 1 << 8
     .set CR0_TS, 1 << 3
     .set CR4_PAE, 1 << 5
+    .set CR0_PG, 1 << 31
     .set LINE_STATUS, 0x3fd
     .set DELAY_PORT, 0x80
     .set APIC_BASE, 0x1b
@@ -494,12 +495,62 @@ take_vector:
     result 0
     ret
 
+    // PAE paging with a directory pointer that has a reserved bit: the fault alone leads on.
+    at at_pae
+    lgdtd [at_descriptors]
+    lidtd [at_gates_pointer]
+    mov eax, cr4
+    or eax, CR4_PAE
+    mov cr4, eax
+    lea eax, [at_pointers]
+    or eax, 0x10000
+    mov cr3, eax
+    mov eax, cr0
+    or al, 1
+    mov cr0, eax
+    .byte 0xea
+    .short at_pae_protected, 8
+    at at_pae_protected
+    mov ax, 16
+    mov ds, ax
+    mov ss, ax
+    mov bp, sp
+    mov eax, cr0
+    or eax, CR0_PG
+    mov cr0, eax
+    hlt
+    at at_pae_fault
+    mov sp, bp
+    mov eax, cr0
+    and al, 0xfe
+    mov cr0, eax
+    .byte 0xea
+    .short at_pae_real, 0x1000
+    at at_pae_real
+    mov ax, cs
+    mov ds, ax
+    mov ss, ax
+    mov eax, cr4
+    and eax, ~CR4_PAE
+    mov cr4, eax
+    ret
+
     // Exits for ever.
     at at_always
     cli
 2:  in al, DELAY_PORT
     jmp 2b
 
+    .balign 32
+    at at_pointers
+    .quad 3, 0, 0, 0
+    // A gate of 16 bits for vector 13.
+    at at_gates
+    .skip 13 * 8
+    .short at_pae_fault, 8, 0x8600, 0
+    at at_gates_pointer
+    .short 14 * 8 - 1
+    .long 0x10000 + at_gates
     .balign 8
     at at_gdt
     .quad 0
@@ -515,7 +566,7 @@ take_vector:
     at at_routines
     .short at_interrupt, at_faults, at_traps, at_steps, at_ports, at_control, at_coprocessor, at_registers
     .short at_tables, at_breakpoint, at_halt, at_nmi, at_protected, at_wrap, at_short_table, at_flags
-    .short at_always
+    .short at_pae, at_always
     at at_bounds
     .short 1, 3
     at at_skip

@@ -8,7 +8,7 @@ mod guest {
 
     use guests::tap::{Stop, Verdict, test};
     use guests::x86_64::smp::{self, PATIENCE};
-    use guests::x86_64::{self, apic, time};
+    use guests::x86_64::{self, apic, cpu, time};
     use guests::{check, check_eq, entry};
 
     global_asm!(include_str!("code.S"));
@@ -223,9 +223,17 @@ mod guest {
         Ok(())
     }
 
+    fn directory_pointers() -> Verdict {
+        const INTEL: u32 = u32::from_le_bytes(*b"Genu");
+        if cpu::cpuid(0, 0).ebx != INTEL {
+            return Err(Stop::Skip("QEMU, which stands for AMD-V, takes them"));
+        }
+        results(17).map(drop)
+    }
+
     /// The machine is turned off next, which does not wait for the other CPU.
     fn always() -> Verdict {
-        begin(17)
+        begin(18)
     }
 
     fn main() -> ! {
@@ -247,6 +255,10 @@ mod guest {
             test("the stack wraps around", wrap),
             test("a table that is too short faults", short_table),
             test("flags of 32 bits can be flipped", flags),
+            test(
+                "PAE paging with a reserved bit in a directory pointer faults",
+                directory_pointers,
+            ),
             test("a CPU that keeps exiting does not hold up power off", always),
         ])
     }
