@@ -228,11 +228,11 @@ impl<E: Engine> X86Vcpu<E> {
                     8 => u64::from(self.apic.cr8()),
                     _ => return self.raise_fault(event::UNDEFINED),
                 };
-                self.registers.set(register, value);
+                self.registers.set(register, self.control_operand(value));
                 self.skip(length::CONTROL);
             }
             ControlAccess::Write { control, register } => {
-                let value = self.registers.get(register);
+                let value = self.control_operand(self.registers.get(register));
                 let pointers = match self.new_directory_pointers(control, value) {
                     Ok(pointers) => pointers,
                     Err(fault) => return self.raise_fault(fault),
@@ -278,6 +278,13 @@ impl<E: Engine> X86Vcpu<E> {
                 }
             }
         }
+    }
+
+    /// What `MOV` moves between a general register and a control register: 64 bits in 64-bit code,
+    /// else 32.
+    fn control_operand(&self, value: u64) -> u64 {
+        let wide = value > u64::from(u32::MAX);
+        if wide && self.code_bits() != 64 { value & u64::from(u32::MAX) } else { value }
     }
 
     /// Whether this value of CR0 turns paging off under 64-bit code (SDM 10.8.5.4).

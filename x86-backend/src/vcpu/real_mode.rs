@@ -112,8 +112,6 @@ impl<E: Engine> X86Vcpu<E> {
             }
             Kind::WriteControl { control, register } => {
                 let register = register.number;
-                // It is the low half that counts.
-                self.registers.set_low(register, self.registers.low(register));
                 Cause::ControlRegister(ControlAccess::Write { control, register })
             }
             _ => return None,

@@ -8,7 +8,7 @@ mod guest {
     use guests::random::Random;
     use guests::tap::{Stop, Verdict, test};
     use guests::x86_64::boot::{self, free_memory};
-    use guests::x86_64::exception::{GENERAL_PROTECTION, PAGE_FAULT};
+    use guests::x86_64::exception::{self, GENERAL_PROTECTION, PAGE_FAULT};
     use guests::x86_64::{self, cpu, needs_hypervisor};
     use guests::{attempt, check, check_eq, entry};
 
@@ -16,6 +16,7 @@ mod guest {
     const ABSENT: u64 = 0xd800_0000;
     const PAGE: u64 = 4096;
     const LARGE: u64 = 2 << 20;
+    const CR0_CD: u64 = 1 << 30;
     const CR0_PG: u64 = 1 << 31;
 
     fn store(address: u64, value: u64) {
@@ -272,6 +273,62 @@ mod guest {
         value
     }
 
+    fn control_4() -> u64 {
+        let value;
+        // SAFETY: reads a register.
+        unsafe { asm!("mov {}, cr4", out(reg) value, options(nomem, nostack)) }
+        value
+    }
+
+    /// CR0 is written with caching off, which exits on VT-x; on AMD-V all writes of CR4 exit.
+    fn control_registers_of_32_bit_code() -> Verdict {
+        const HIGH: u64 = 0xffff_ffff_0000_0000;
+        let before = control_0();
+        let (after, last): (u64, u64);
+        exception::arm();
+        // SAFETY: calls 32-bit code, which turns caching off, and behind which its exceptions go
+        // on. Its selector is 24, that of its stack 16; the start-up code leaves SS zero.
+        unsafe {
+            asm!(
+                "lea r10, [rip + 4f]",
+                "mov [r11], r10",
+                "mov {scratch:e}, 16",
+                "mov ss, {scratch:e}",
+                "lea r10, [rip + 2f]",
+                "push 24",
+                "push r10",
+                "mov rdx, -1",
+                "retfq",
+                ".code32",
+                "2:",
+                "mov cr0, eax",
+                "mov edx, cr0",
+                "mov cr4, ecx",
+                "mov ecx, cr4",
+                "4:",
+                ".byte 0xea",
+                ".long 3f",
+                ".short 8",
+                ".code64",
+                "3:",
+                "xor {scratch:e}, {scratch:e}",
+                "mov ss, {scratch:e}",
+                "mov cr0, {before}",
+                scratch = out(reg) _,
+                before = in(reg) before,
+                in("rax") (before ^ CR0_CD) | HIGH,
+                out("rdx") after,
+                inout("rcx") control_4() | HIGH => last,
+                out("r10") _,
+                in("r11") exception::RESUME.as_ptr(),
+            );
+        }
+        let fault = exception::disarm();
+        check!(fault.is_ok(), "{fault:?}");
+        check_eq!((after, last), (before ^ CR0_CD, control_4()), "CR0, CR4");
+        Ok(())
+    }
+
     fn main() -> ! {
         x86_64::run(&[
             test("memory keeps what is written", memory_keeps_its_values),
@@ -286,6 +343,10 @@ mod guest {
             test("page faults tell address and cause", page_faults),
             test("pages that lead to nobody harm nobody", pages_of_nobody),
             test("64-bit code cannot turn paging off", paging_stays_under_64_bit_code),
+            test(
+                "32-bit code writes 32 bits to control registers",
+                control_registers_of_32_bit_code,
+            ),
         ])
     }
 
