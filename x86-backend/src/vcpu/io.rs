@@ -11,9 +11,10 @@ use x86_backend::machine::decode::{
 };
 use x86_backend::machine::ioapic;
 use x86_backend::machine::lapic::{self, Mode};
-use x86_backend::state::{RAX, RCX, RDI, RFLAGS_DF, RSI, SegmentName};
+use x86_backend::state::{CR0_PE, RAX, RCX, RDI, RFLAGS_DF, RSI, SegmentName};
 
 use super::X86Vcpu;
+use super::real_mode::check_limit;
 use crate::engine::{Engine, Field, NestedFault, PortAccess, StringAccess};
 
 /// Bytes of `IN` and `OUT` without prefixes, in the form with DX.
@@ -70,10 +71,21 @@ impl<E: Engine> X86Vcpu<E> {
             self.handle.exits.count(ExitKind::Io);
             return None;
         }
+        let (segment, register) =
+            if port.input { (SegmentName::Es, RDI) } else { (access.segment, RSI) };
+        let offset = self.registers.get(register) & mask;
+        // The exit comes before the processor looks at the segment (SDM 26.1.1).
+        if self.field(Field::Cr0) & CR0_PE == 0 {
+            let limit = self.engine.segment(segment).limit;
+            if let Err(fault) = check_limit(segment, limit, offset, port.width.bytes()) {
+                self.raise_fault(fault);
+                return None;
+            }
+        }
         let operation = if port.input {
             Operation::Read
         } else {
-            let linear = self.string_address(access, RSI);
+            let linear = self.segment_base(segment).wrapping_add(offset);
             let mut bytes = [0; 8];
             let size = port.width.bytes() as usize;
             let read = bytes
@@ -87,13 +99,6 @@ impl<E: Engine> X86Vcpu<E> {
         };
         self.access = PendingAccess::String { input: port.input, access, length: port.length };
         Some(io(Space::Port, u64::from(port.port), port.width, operation))
-    }
-
-    /// Linear address of the element that `register` points to.
-    fn string_address(&self, access: StringAccess, register: u8) -> u64 {
-        let segment = if register == RDI { SegmentName::Es } else { access.segment };
-        let offset = self.registers.get(register) & address_mask(access.address_bits);
-        self.segment_base(segment).wrapping_add(offset)
     }
 
     fn finish_string_instruction(&mut self, length: Option<u8>) {
@@ -144,7 +149,8 @@ impl<E: Engine> X86Vcpu<E> {
         value: u64,
     ) {
         if input {
-            let linear = self.string_address(access, RDI);
+            let offset = self.registers.get(RDI) & address_mask(access.address_bits);
+            let linear = self.segment_base(SegmentName::Es).wrapping_add(offset);
             let bytes = value.to_le_bytes();
             let element = bytes.get(..width.bytes() as usize).unwrap_or_default();
             if !self.paging().write(&*self.pc.ram, linear, element) {

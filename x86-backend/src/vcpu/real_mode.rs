@@ -29,14 +29,19 @@ const STACK_FAULT: u8 = 12;
 const WORD: u64 = 0xffff;
 
 /// The vector of a fault.
-type Fault = u8;
+pub(super) type Fault = u8;
 
 impl<E: Engine> X86Vcpu<E> {
     /// Does what the instruction does that the processor refused.
     pub(super) fn execute_refused(&mut self) -> Option<Exit> {
         let mut bytes = [0; LONGEST_INSTRUCTION];
         let known = self.fetch(&mut bytes);
-        let Some((instruction, length)) = bytes.get(..known).and_then(refused) else {
+        // The processor refuses what goes beyond the segment's end, too.
+        let start = self.field(Field::Rip);
+        let inside = |length| check_limit(SegmentName::Cs, LIMIT, start, length).is_ok();
+        let decoded = bytes.get(..known).and_then(refused);
+        let decoded = decoded.filter(|(_, length)| inside(u64::from(*length)));
+        let Some((instruction, length)) = decoded else {
             self.handle.exits.count(ExitKind::Injected);
             self.raise_fault(event::GENERAL_PROTECTION);
             return None;
@@ -145,11 +150,7 @@ impl<E: Engine> X86Vcpu<E> {
     fn operand(&self, operand: &MemoryOperand, size: usize) -> Result<u64, Fault> {
         let segment = SegmentName::from_number(operand.segment());
         let offset = operand.offset(|number| self.registers.get(number));
-        let last = u64::from(offset).saturating_add(size as u64).saturating_sub(1);
-        if last > u64::from(LIMIT) {
-            let stack = segment == SegmentName::Ss;
-            return Err(if stack { STACK_FAULT } else { event::GENERAL_PROTECTION });
-        }
+        check_limit(segment, LIMIT, offset.into(), size as u64)?;
         Ok(self.segment_base(segment).wrapping_add(offset.into()))
     }
 
@@ -243,6 +244,24 @@ impl<E: Engine> X86Vcpu<E> {
         self.engine.write(Field::Rflags, flags & !CLEARED_FLAGS);
         self.engine.clear_shadow();
         Ok(())
+    }
+}
+
+/// Whether `size` bytes at `offset` lie in a segment of real mode with this limit.
+///
+/// # Errors
+/// The fault if they do not.
+pub(super) fn check_limit(
+    segment: SegmentName,
+    limit: u32,
+    offset: u64,
+    size: u64,
+) -> Result<(), Fault> {
+    let last = offset.saturating_add(size).saturating_sub(1);
+    match segment {
+        _ if last <= u64::from(limit) => Ok(()),
+        SegmentName::Ss => Err(STACK_FAULT),
+        _ => Err(event::GENERAL_PROTECTION),
     }
 }
 

@@ -495,6 +495,40 @@ take_vector:
     result 0
     ret
 
+    // Beyond a segment's end: where an INT faults whose number lies there; hits by a word from a port that goes there.
+    at at_edge
+    handle 0x21, 2
+    handle 13, 2
+    mov ax, DATA_SEGMENT
+    mov es, ax
+    mov byte ptr es:[0xffff], 0xcd
+    call put_way_back
+    mov ax, DATA_SEGMENT + 0x1000
+    mov es, ax
+    mov byte ptr es:[0], 0x21
+    call put_way_back
+    .byte 0xea
+    .short 0xffff, DATA_SEGMENT
+    at at_edge_back
+    result_of 0, at_frame
+    handle 13, 1
+    mov word ptr [at_hits], 0
+    mov ax, DATA_SEGMENT
+    mov es, ax
+    mov di, 0xffff
+    mov dx, LINE_STATUS
+    insw
+    result_of 1, at_hits
+    ret
+
+    // Three NOPs, for whatever skips something there, and a jump.
+put_way_back:
+    mov dword ptr es:[1], 0xea909090
+    lea ax, [at_edge_back]
+    mov word ptr es:[5], ax
+    mov word ptr es:[7], cs
+    ret
+
     // PAE paging with a directory pointer that has a reserved bit: the fault alone leads on.
     at at_pae
     lgdtd [at_descriptors]
@@ -566,7 +600,7 @@ take_vector:
     at at_routines
     .short at_interrupt, at_faults, at_traps, at_steps, at_ports, at_control, at_coprocessor, at_registers
     .short at_tables, at_breakpoint, at_halt, at_nmi, at_protected, at_wrap, at_short_table, at_flags
-    .short at_pae, at_always
+    .short at_edge, at_pae, at_always
     at at_bounds
     .short 1, 3
     at at_skip
