@@ -119,6 +119,13 @@ impl VmClock {
         self.stood_still.load(Ordering::Relaxed)
     }
 
+    /// The host's counter when this clock has reached `nanoseconds`: in the past once it has.
+    pub(crate) fn ticks_at(&self, nanoseconds: u64) -> u64 {
+        // Rounded up, so that the clock is not before it.
+        let ticks = timer::ticks(nanoseconds).saturating_add(1);
+        self.start.saturating_add(ticks).saturating_add(self.stood_still())
+    }
+
     /// Nanoseconds since 1970-01-01 00:00 UTC.
     pub(crate) fn unix_nanoseconds(&self) -> u64 {
         host::clock::unix_nanoseconds()

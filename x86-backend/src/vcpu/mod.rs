@@ -18,7 +18,6 @@ use bunshin::backend::Vcpu;
 use bunshin::exit::{Completion, Exit, PowerAnswer, PowerRequest, RawExit};
 use bunshin::vcpu::VcpuHandle;
 use x86_backend::event::{self, Event};
-use x86_backend::machine::clock::Clock;
 use x86_backend::machine::kvm_clock::SystemTime;
 use x86_backend::machine::lapic::{
     Delivery, Destination, LocalApic, Message, MessageSink, TimerClock,
@@ -304,9 +303,7 @@ impl<E: Engine> X86Vcpu<E> {
         if self.handle.id() != VcpuId(0) {
             return None;
         }
-        let due = self.pc.pit.next_deadline()?;
-        let wait = due.saturating_sub(self.pc.clock.nanoseconds());
-        Some(timer::now().0.saturating_add(timer::ticks(wait)))
+        self.pc.pit.next_deadline().map(|due| self.pc.clock.ticks_at(due))
     }
 
     /// The next power request that this virtual CPU makes.
