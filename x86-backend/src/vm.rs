@@ -186,7 +186,8 @@ impl Pc {
         let power = Arc::new(PowerLatch::default());
         // The i8254 sits on pin 2 of IOAPICs, as everywhere (its pin 0 is the 8259's).
         let line = |irq: u8, pin: u8| IsaLine { pic: pic.clone(), irq, ioapic: ioapic.line(pin) };
-        let pit = Arc::new(Pit::new(clock.clone(), Arc::new(line(pit::IRQ, 2))));
+        let timer_line = Arc::new(line(pit::IRQ, 2));
+        let pit = Arc::new(Pit::new(clock.clone(), timer_line, waker.clone()));
         let com1 = line(uart16550::COM1_IRQ, uart16550::COM1_IRQ);
         let serial = CONSOLE.port(console);
         let console = Arc::new(Uart16550::new(Arc::new(com1), serial.clone()));

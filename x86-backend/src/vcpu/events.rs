@@ -27,20 +27,10 @@ pub(super) struct Events {
     signal: Option<Signal>,
     /// The last window was in vain: no more until something else happens.
     window_in_vain: bool,
-    /// See [`Calm`].
-    calm: Calm,
-}
-
-/// Whether nothing waits for the guest, so that it goes on at once after an exit that makes nothing
-/// wait. Whoever brings something from outside wakes the virtual CPU, but for the machine's own
-/// timer, whose deadline is compared. Deadlines that pass interrupt the host.
-#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-enum Calm {
-    /// It has to be looked.
-    #[default]
-    Unknown,
-    /// Nothing waited when the guest was entered last, with this deadline of the i8254.
-    Entered { timer: Option<u64> },
+    /// Nothing waited when the guest was entered last, so that it goes on at once after an exit that
+    /// makes nothing wait. Whoever brings something from outside wakes the virtual CPU; deadlines that
+    /// pass interrupt the host.
+    calm: bool,
 }
 
 /// The non-maskable interrupt.
@@ -86,7 +76,7 @@ impl Events {
     /// Something may wait for the guest now: it is looked before the guest goes on.
     #[inline]
     pub(super) fn disturb(&mut self) {
-        self.calm = Calm::Unknown;
+        self.calm = false;
     }
 
     /// Raises an exception, on top of what is being delivered.
@@ -119,11 +109,7 @@ impl<E: Engine> X86Vcpu<E> {
     /// mode on Bochs: elsewhere the waker's interrupt ends the run, after which it is looked anyway.
     #[inline]
     pub(super) fn prepare(&mut self, woken: bool) -> Option<Exit> {
-        if let Calm::Entered { timer } = self.events.calm
-            && !woken
-            && timer == self.pc.pit.next_deadline()
-            && !self.pc.has_power_command()
-        {
+        if self.events.calm && !woken && !self.pc.has_power_command() {
             return None;
         }
         self.look()
@@ -140,8 +126,6 @@ impl<E: Engine> X86Vcpu<E> {
             return Some(Exit::Power(request));
         }
         self.advance_timers();
-        // Before it goes into the deadline of the host's timer.
-        let timer = self.pc.pit.next_deadline();
         while let Some(signal) = self.events.signal.take().or_else(|| self.apic.take_signal()) {
             if let Some(exit) = self.take_signal(signal) {
                 return Some(exit);
@@ -159,9 +143,7 @@ impl<E: Engine> X86Vcpu<E> {
         self.engine.set_task_priority(self.apic.cr8());
         let deadline = self.next_deadline().into_iter().chain(self.nmi_deadline()).min();
         PerCpu::current().timer.set_guest(deadline);
-        if nothing_waits {
-            self.events.calm = Calm::Entered { timer };
-        }
+        self.events.calm = nothing_waits;
         None
     }
 

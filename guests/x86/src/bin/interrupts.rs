@@ -437,24 +437,38 @@ mod guest {
         }
     }
 
-    fn legacy_interrupts_follow_each_other() -> Verdict {
-        // ICW1 to ICW4: edge, cascade on 2, automatic end; then only timer and COM1 let through.
+    /// Has the 8259 let only these inputs through.
+    fn open_legacy(mask: u8) {
+        // ICW1 to ICW4: edge, cascade on 2, automatic end.
         for (port, value) in [
             (PIC_COMMAND, 0x11),
             (PIC_DATA, PIC_BASE),
             (PIC_DATA, 4),
             (PIC_DATA, 3),
-            (PIC_DATA, 0xee),
+            (PIC_DATA, mask),
         ] {
             port::write8(port, value);
         }
-        INSIDE.store(0, Ordering::Release);
-        exception::set_handler(wait_for_other);
         cpu::write_msr(apic::LVT_LINT0, apic::EXTINT);
-        // The timer's channel 0 in mode 0: soon, and once.
+    }
+
+    fn close_legacy() {
+        port::write8(PIC_DATA, 0xff);
+        cpu::write_msr(apic::LVT_LINT0, apic::MASKED);
+    }
+
+    /// Has the timer's channel 0 interrupt soon, and once: mode 0.
+    fn start_timer() {
         for (port, value) in [(PIT_MODE, 0x30), (PIT_CHANNEL_0, 0), (PIT_CHANNEL_0, 1)] {
             port::write8(port, value);
         }
+    }
+
+    fn legacy_interrupts_follow_each_other() -> Verdict {
+        open_legacy(!(1 | 1 << COM1_IRQ));
+        INSIDE.store(0, Ordering::Release);
+        exception::set_handler(wait_for_other);
+        start_timer();
         serial_interrupt(true);
         time::pit_wait(5);
         let early = exception::count(PIC_TIMER) + exception::count(PIC_SERIAL);
@@ -462,11 +476,48 @@ mod guest {
         wait_without_exits(1000 * PATIENCE, || exception::count(PIC_TIMER) == 1);
         cpu::disable_interrupts();
         serial_interrupt(false);
-        port::write8(PIC_DATA, 0xff);
-        cpu::write_msr(apic::LVT_LINT0, apic::MASKED);
+        close_legacy();
         check_eq!(early, 0, "interrupts with the flag clear");
         check_eq!(exception::count(PIC_TIMER), 1, "interrupts of the timer");
         check_eq!(INSIDE.load(Ordering::Acquire), 1, "interrupts of COM1 inside its handler");
+        Ok(())
+    }
+
+    fn start_timer_later() {
+        wait_without_exits(2000, || false);
+        start_timer();
+    }
+
+    /// The first CPU takes the timer's interrupts, and finds out that another has programmed it.
+    fn timer_by_another() -> Verdict {
+        if smp::count() == 1 {
+            return Err(Stop::Skip("one CPU"));
+        }
+        check!(smp::start(1), "CPU 1 does not start");
+        open_legacy(!1);
+        for (number, state) in [(1, "running"), (2, "halted")] {
+            // It comes where the other does not.
+            cpu::write_msr(apic::DIVIDE, apic::DIVIDE_BY_1);
+            cpu::write_msr(apic::LVT_TIMER, LOW.into());
+            cpu::write_msr(apic::INITIAL, 1_000_000 * PATIENCE);
+            smp::run(1, start_timer_later);
+            let came = || exception::count(PIC_TIMER) + exception::count(LOW) >= number;
+            if state == "halted" {
+                while !came() {
+                    cpu::halt();
+                }
+            } else {
+                cpu::enable_interrupts();
+                wait_without_exits(2000 * PATIENCE, came);
+                cpu::disable_interrupts();
+            }
+            check_eq!(exception::count(LOW), 0, "interrupts in place of the timer's, {state}");
+            check_eq!(exception::count(PIC_TIMER), number, "interrupts of the timer, {state}");
+            check!(wait_for(PATIENCE, || smp::is_idle(1)), "CPU 1 is stuck");
+        }
+        cpu::write_msr(apic::INITIAL, 0);
+        close_legacy();
+        smp::stop(1);
         Ok(())
     }
 
@@ -493,6 +544,7 @@ mod guest {
             test("a masked IOAPIC input waits", mask_holds_back),
             test("the 8259 interrupts through pin 0 of the local APIC", legacy_controller),
             test("interrupts of the 8259 follow each other", legacy_interrupts_follow_each_other),
+            test("the i8254 interrupts when another CPU starts it", timer_by_another),
         ])
     }
 

@@ -5,13 +5,15 @@
 //! was loaded and computes its count and output from there. Modes 0, 2 and 3
 //! are kept apart; modes 1, 4 and 5, which nobody uses on a PC, count as mode 0.
 //!
-//! Lock order: the timer's lock is held while its interrupt line is driven.
+//! Lock order: the timer's lock is held while its interrupt line is driven, and while the virtual CPU
+//! that polls it is woken.
 
 mod channel;
 #[cfg(test)]
 mod tests;
 
 use super::clock::Clock;
+use super::lapic::Wake;
 use alloc::sync::Arc;
 use bunshin::bus::{BusFault, Device, InterruptLine, Width};
 use channel::{CONTROL_ACCESS_SHIFT, Channel, Mode};
@@ -110,18 +112,23 @@ pub struct Pit {
     state: TicketMutex<State>,
     clock: Arc<dyn Clock>,
     line: Arc<dyn InterruptLine>,
+    poller: Arc<dyn Wake>,
     /// Time of the next rising edge of channel 0, [`NEVER`] for none: that of `state`, for those
     /// who look before every entry into the guest.
     due: AtomicU64,
 }
 
+/// The virtual CPU that calls [`Pit::poll`].
+const POLLER: usize = 0;
 /// No edge will come.
 const NEVER: u64 = u64::MAX;
 
 impl Pit {
-    /// A timer after reset that interrupts through `line` (channel 0).
-    pub fn new(clock: Arc<dyn Clock>, line: Arc<dyn InterruptLine>) -> Self {
-        Pit { state: TicketMutex::new(State::new()), clock, line, due: AtomicU64::new(NEVER) }
+    /// A timer after reset that interrupts through `line` (channel 0). Virtual CPU 0 polls it, and is
+    /// woken by `poller` when a write sets another deadline.
+    pub fn new(clock: Arc<dyn Clock>, line: Arc<dyn InterruptLine>, poller: Arc<dyn Wake>) -> Self {
+        let state = TicketMutex::new(State::new());
+        Pit { state, clock, line, poller, due: AtomicU64::new(NEVER) }
     }
 
     /// Time of the clock at which [`Pit::poll`] has to be called next.
@@ -161,6 +168,9 @@ impl Pit {
         state.next_edge = state.channel_0.next_edge(now);
         self.publish(state);
         self.line.set(false);
+        if state.next_edge.is_some() {
+            self.poller.wake(POLLER);
+        }
     }
 }
 

@@ -8,10 +8,27 @@ fn at(ticks: u64) -> u64 {
     (ticks * NANOSECONDS_PER_SECOND).div_ceil(FREQUENCY)
 }
 
+/// Counts how often the first virtual CPU is woken.
+#[derive(Default)]
+struct Poller(AtomicU64);
+
+impl Wake for Poller {
+    fn wake(&self, vcpu: usize) {
+        assert_eq!(vcpu, 0);
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
 fn timer() -> (Arc<FakeClock>, Arc<FakeLine>, Arc<Pit>) {
-    let (clock, line) = (Arc::new(FakeClock::default()), Arc::new(FakeLine::default()));
-    let pit = Arc::new(Pit::new(clock.clone(), line.clone()));
+    let (clock, line, _, pit) = watched_timer();
     (clock, line, pit)
+}
+
+fn watched_timer() -> (Arc<FakeClock>, Arc<FakeLine>, Arc<Poller>, Arc<Pit>) {
+    let (clock, line) = (Arc::new(FakeClock::default()), Arc::new(FakeLine::default()));
+    let poller = Arc::new(Poller::default());
+    let pit = Arc::new(Pit::new(clock.clone(), line.clone(), poller.clone()));
+    (clock, line, poller, pit)
 }
 
 fn write(pit: &Pit, offset: u64, bytes: &[u8]) {
@@ -38,6 +55,22 @@ fn channel_2_calibrates_a_time_stamp_counter_as_linux_does() {
     clock.set(at(0x2e9b));
     assert!(output());
     assert_eq!(port.read(0, Width::Byte).unwrap() & 0x3, 1);
+}
+
+#[test]
+fn a_new_deadline_wakes_whoever_polls() {
+    let (_, _, poller, pit) = watched_timer();
+    let woken = || poller.0.swap(0, Ordering::Relaxed);
+    // Mode 2 of channel 0; half a count sets no deadline.
+    write(&pit, 3, &[0x34]);
+    write(&pit, 0, &[0x00]);
+    assert_eq!((woken(), pit.next_deadline()), (0, None));
+    write(&pit, 0, &[0x10]);
+    assert_eq!((woken(), pit.next_deadline().is_some()), (1, true));
+    // Channel 2 interrupts nobody.
+    write(&pit, 3, &[0xb0]);
+    write(&pit, 2, &[0x00, 0x10]);
+    assert_eq!(woken(), 0);
 }
 
 #[test]
