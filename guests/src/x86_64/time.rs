@@ -60,6 +60,18 @@ pub fn ticks(microseconds: u64) -> u64 {
     microseconds * tsc_khz() / 1000
 }
 
+/// Waits with the counter alone, which no hypervisor sees, for so many microseconds at most.
+/// Whether the condition held in that time.
+pub fn wait_without_exits(microseconds: u64, condition: impl Fn() -> bool) -> bool {
+    let end = cpu::tsc() + ticks(microseconds);
+    while !condition() {
+        if cpu::tsc() > end {
+            return false;
+        }
+    }
+    true
+}
+
 /// Waits until `condition` holds, at most so many milliseconds; says whether it came to hold.
 /// Interrupts are taken meanwhile.
 pub fn wait_for(milliseconds: u64, condition: impl Fn() -> bool) -> bool {

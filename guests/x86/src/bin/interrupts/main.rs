@@ -2,25 +2,31 @@
 #![cfg_attr(target_os = "none", no_std, no_main)]
 
 #[cfg(target_os = "none")]
+mod legacy;
+#[cfg(target_os = "none")]
+mod nmi;
+
+#[cfg(target_os = "none")]
 mod guest {
     use core::arch::asm;
     use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
+    use super::{legacy, nmi};
     use guests::tap::{Stop, Verdict, test};
     use guests::x86_64::console::{
         COM1, COM1_IRQ, INTERRUPT_ENABLE, INTERRUPT_IDENTIFICATION, MODEM_CONTROL,
     };
-    use guests::x86_64::exception::{self, GENERAL_PROTECTION, NMI};
-    use guests::x86_64::time::{self, PIT_CHANNEL_0, PIT_MODE, pause, ticks, wait_for};
-    use guests::x86_64::{self, apic, cpu, ioapic, port, smp};
+    use guests::x86_64::exception::{self, GENERAL_PROTECTION};
+    use guests::x86_64::time::{pause, wait_for};
+    use guests::x86_64::{self, apic, cpu, ioapic, port};
     use guests::{attempt, check, check_eq, entry};
 
-    const LOW: u8 = 0x41;
+    pub(crate) const LOW: u8 = 0x41;
     const HIGH: u8 = 0x81;
     const SERIAL: u8 = 0x70;
     const DEBUG: u8 = 1;
     /// Milliseconds until something must have happened.
-    const PATIENCE: u64 = 3000;
+    pub(crate) const PATIENCE: u64 = 3000;
 
     fn interrupt_waits_for_the_flag() -> Verdict {
         apic::send_self(LOW);
@@ -100,110 +106,6 @@ mod guest {
         pause(5);
         check_eq!(IN_SERVICE.load(Ordering::Acquire), 1, "in service");
         check_eq!(PLACE.swap(0, Ordering::AcqRel), 0x80, "processor priority");
-        Ok(())
-    }
-
-    fn nmi_comes_always() -> Verdict {
-        apic::send(apic::id(), apic::ICR_NMI);
-        let came = (0..100_000).any(|_| {
-            core::hint::spin_loop();
-            apic::id();
-            exception::count(NMI) == 1
-        });
-        check!(came, "no NMI with interrupts off");
-        // Another one after the first has been handled.
-        apic::send(apic::id(), apic::ICR_NMI);
-        check!(wait_for(PATIENCE, || exception::count(NMI) == 2), "no second NMI");
-        Ok(())
-    }
-
-    /// The NMIs that the first one's handler had seen at its end.
-    static INSIDE: AtomicU64 = AtomicU64::new(0);
-
-    fn send_another_nmi(vector: u8) {
-        if vector != NMI || exception::count(NMI) > 1 {
-            return;
-        }
-        apic::send(apic::id(), apic::ICR_NMI);
-        wait_without_exits(2000, || false);
-        INSIDE.store(exception::count(NMI), Ordering::Release);
-    }
-
-    /// Waits with the counter alone for so many microseconds at most.
-    fn wait_without_exits(microseconds: u64, condition: impl Fn() -> bool) -> bool {
-        let end = cpu::tsc() + ticks(microseconds);
-        while !condition() {
-            if cpu::tsc() > end {
-                return false;
-            }
-        }
-        true
-    }
-
-    fn nmi_inside_nmi_waits() -> Verdict {
-        for round in 0..20 {
-            exception::forget();
-            exception::set_handler(send_another_nmi);
-            INSIDE.store(0, Ordering::Release);
-            apic::send(apic::id(), apic::ICR_NMI);
-            let came = wait_without_exits(1000 * PATIENCE, || exception::count(NMI) == 2);
-            check_eq!(INSIDE.load(Ordering::Acquire), 1, "NMIs inside the handler, round {round}");
-            check!(came, "the second NMI is lost in round {round}");
-        }
-        Ok(())
-    }
-
-    /// Interrupts that had come when HLT inside the handler ended.
-    static ENDED_BY: AtomicU64 = AtomicU64::new(0);
-
-    fn halt_inside(vector: u8) {
-        if vector != NMI || exception::count(NMI) > 1 {
-            return;
-        }
-        apic::send(apic::id(), apic::ICR_NMI);
-        cpu::write_msr(apic::DIVIDE, apic::DIVIDE_BY_1);
-        cpu::write_msr(apic::LVT_TIMER, LOW.into());
-        cpu::write_msr(apic::INITIAL, 5_000_000);
-        cpu::halt();
-        ENDED_BY.store(exception::count(LOW), Ordering::Release);
-    }
-
-    fn blocked_nmi_ends_no_halt() -> Verdict {
-        exception::set_handler(halt_inside);
-        apic::send(apic::id(), apic::ICR_NMI);
-        let came = wait_without_exits(1000 * PATIENCE, || exception::count(NMI) == 2);
-        check_eq!(ENDED_BY.load(Ordering::Acquire), 1, "interrupts that ended HLT");
-        check!(came, "the second NMI is lost");
-        Ok(())
-    }
-
-    /// NMIs that CPU 1 sends, each when the one before has come.
-    const NMIS: u64 = 20;
-
-    fn send_nmis() {
-        for number in 1..=NMIS {
-            apic::send(smp::apic_id(0), apic::ICR_NMI);
-            if !wait_without_exits(1000 * PATIENCE, || exception::count(NMI) >= number) {
-                return;
-            }
-        }
-    }
-
-    fn nmi_between_shadows() -> Verdict {
-        if smp::count() == 1 {
-            return Err(Stop::Skip("one CPU"));
-        }
-        check!(smp::start(1), "CPU 1 does not start");
-        smp::run(1, send_nmis);
-        while !smp::is_idle(1) {
-            // SAFETY: handlers keep every register; SS stays what it is.
-            unsafe {
-                asm!("mov {0:x}, ss", "sti", "cli", "mov ss, {0:x}", "nop", "sti", "cli", out(reg) _);
-            }
-        }
-        let came = exception::count(NMI);
-        smp::stop(1);
-        check_eq!(came, NMIS, "NMIs");
         Ok(())
     }
 
@@ -335,7 +237,8 @@ mod guest {
         Ok(())
     }
 
-    fn serial_interrupt(on: bool) {
+    /// Has COM1 interrupt, or no longer.
+    pub(crate) fn serial_interrupt(on: bool) {
         const MODEM_OUT2: u8 = 1 << 3;
         const TRANSMITTER_EMPTY: u8 = 1 << 1;
         port::write8(COM1 + MODEM_CONTROL, if on { MODEM_OUT2 | 3 } else { 3 });
@@ -396,131 +299,6 @@ mod guest {
         Ok(())
     }
 
-    const PIC_COMMAND: u16 = 0x20;
-    const PIC_DATA: u16 = 0x21;
-
-    fn end_8259(_: u8) {
-        const END: u8 = 0x20;
-        port::write8(PIC_COMMAND, END);
-    }
-
-    fn legacy_controller() -> Verdict {
-        const BASE: u8 = 0x90;
-        // ICW1 to ICW4: edge, cascade on 2, 8086 mode; then only COM1 let through.
-        for (port, value) in
-            [(PIC_COMMAND, 0x11), (PIC_DATA, BASE), (PIC_DATA, 4), (PIC_DATA, 1), (PIC_DATA, 0xef)]
-        {
-            port::write8(port, value);
-        }
-        exception::set_handler(end_8259);
-        cpu::write_msr(apic::LVT_LINT0, apic::EXTINT);
-        serial_interrupt(true);
-        let came = wait_for(PATIENCE, || exception::count(BASE + COM1_IRQ) > 0);
-        serial_interrupt(false);
-        port::write8(PIC_DATA, 0xff);
-        cpu::write_msr(apic::LVT_LINT0, apic::MASKED);
-        check!(came, "no interrupt through the 8259");
-        Ok(())
-    }
-
-    const PIC_BASE: u8 = 0x90;
-    const PIC_TIMER: u8 = PIC_BASE;
-    const PIC_SERIAL: u8 = PIC_BASE + COM1_IRQ;
-
-    /// Inside the first one's handler, whose end is an exit, interrupts are let in.
-    fn wait_for_other(vector: u8) {
-        if vector == PIC_TIMER {
-            cpu::enable_interrupts();
-            let came = wait_without_exits(1000 * PATIENCE, || exception::count(PIC_SERIAL) == 1);
-            cpu::disable_interrupts();
-            INSIDE.store(came.into(), Ordering::Release);
-        }
-    }
-
-    /// Has the 8259 let only these inputs through.
-    fn open_legacy(mask: u8) {
-        // ICW1 to ICW4: edge, cascade on 2, automatic end.
-        for (port, value) in [
-            (PIC_COMMAND, 0x11),
-            (PIC_DATA, PIC_BASE),
-            (PIC_DATA, 4),
-            (PIC_DATA, 3),
-            (PIC_DATA, mask),
-        ] {
-            port::write8(port, value);
-        }
-        cpu::write_msr(apic::LVT_LINT0, apic::EXTINT);
-    }
-
-    fn close_legacy() {
-        port::write8(PIC_DATA, 0xff);
-        cpu::write_msr(apic::LVT_LINT0, apic::MASKED);
-    }
-
-    /// Has the timer's channel 0 interrupt soon, and once: mode 0.
-    fn start_timer() {
-        for (port, value) in [(PIT_MODE, 0x30), (PIT_CHANNEL_0, 0), (PIT_CHANNEL_0, 1)] {
-            port::write8(port, value);
-        }
-    }
-
-    fn legacy_interrupts_follow_each_other() -> Verdict {
-        open_legacy(!(1 | 1 << COM1_IRQ));
-        INSIDE.store(0, Ordering::Release);
-        exception::set_handler(wait_for_other);
-        start_timer();
-        serial_interrupt(true);
-        time::pit_wait(5);
-        let early = exception::count(PIC_TIMER) + exception::count(PIC_SERIAL);
-        cpu::enable_interrupts();
-        wait_without_exits(1000 * PATIENCE, || exception::count(PIC_TIMER) == 1);
-        cpu::disable_interrupts();
-        serial_interrupt(false);
-        close_legacy();
-        check_eq!(early, 0, "interrupts with the flag clear");
-        check_eq!(exception::count(PIC_TIMER), 1, "interrupts of the timer");
-        check_eq!(INSIDE.load(Ordering::Acquire), 1, "interrupts of COM1 inside its handler");
-        Ok(())
-    }
-
-    fn start_timer_later() {
-        wait_without_exits(2000, || false);
-        start_timer();
-    }
-
-    /// The first CPU takes the timer's interrupts, and finds out that another has programmed it.
-    fn timer_by_another() -> Verdict {
-        if smp::count() == 1 {
-            return Err(Stop::Skip("one CPU"));
-        }
-        check!(smp::start(1), "CPU 1 does not start");
-        open_legacy(!1);
-        for (number, state) in [(1, "running"), (2, "halted")] {
-            // It comes where the other does not.
-            cpu::write_msr(apic::DIVIDE, apic::DIVIDE_BY_1);
-            cpu::write_msr(apic::LVT_TIMER, LOW.into());
-            cpu::write_msr(apic::INITIAL, 1_000_000 * PATIENCE);
-            smp::run(1, start_timer_later);
-            let came = || exception::count(PIC_TIMER) + exception::count(LOW) >= number;
-            if state == "halted" {
-                while !came() {
-                    cpu::halt();
-                }
-            } else {
-                cpu::enable_interrupts();
-                wait_without_exits(2000 * PATIENCE, came);
-                cpu::disable_interrupts();
-            }
-            check_eq!(exception::count(LOW), 0, "interrupts in place of the timer's, {state}");
-            check_eq!(exception::count(PIC_TIMER), number, "interrupts of the timer, {state}");
-            check!(wait_for(PATIENCE, || smp::is_idle(1)), "CPU 1 is stuck");
-        }
-        cpu::write_msr(apic::INITIAL, 0);
-        close_legacy();
-        smp::stop(1);
-        Ok(())
-    }
-
     fn main() -> ! {
         x86_64::run(&[
             test("an interrupt waits for the interrupt flag", interrupt_waits_for_the_flag),
@@ -528,10 +306,10 @@ mod guest {
             test("a vector requested twice comes once", twice_is_once),
             test("the task priority holds lower classes back", priority_holds_back),
             test("inside a handler its vector is in service", in_service_inside_the_handler),
-            test("an NMI comes with interrupts off, and again", nmi_comes_always),
-            test("an NMI inside an NMI's handler comes after it", nmi_inside_nmi_waits),
-            test("an NMI that is held back ends no HLT", blocked_nmi_ends_no_halt),
-            test("an NMI comes between STI and CLI", nmi_between_shadows),
+            test("an NMI comes with interrupts off, and again", nmi::comes_always),
+            test("an NMI inside an NMI's handler comes after it", nmi::waits_for_the_one_before),
+            test("an NMI that is held back ends no HLT", nmi::ends_no_halt_while_held_back),
+            test("an NMI comes between STI and CLI", nmi::comes_between_shadows),
             test("STI lets no interrupt in before the next instruction", shadow_of_sti),
             test("single steps work after STI and MOV SS", steps_in_shadows),
             test("a step over an instruction that exits shows in DR6", steps_over_exits),
@@ -542,9 +320,9 @@ mod guest {
             test("an edge on an IOAPIC input interrupts once", edge_comes_once),
             test("a level on an IOAPIC input interrupts until it falls", level_comes_again),
             test("a masked IOAPIC input waits", mask_holds_back),
-            test("the 8259 interrupts through pin 0 of the local APIC", legacy_controller),
-            test("interrupts of the 8259 follow each other", legacy_interrupts_follow_each_other),
-            test("the i8254 interrupts when another CPU starts it", timer_by_another),
+            test("the 8259 interrupts through pin 0 of the local APIC", legacy::one_interrupt),
+            test("interrupts of the 8259 follow each other", legacy::one_after_the_other),
+            test("the i8254 interrupts when another CPU starts it", legacy::timer_by_another),
         ])
     }
 
